@@ -1,0 +1,1 @@
+"""What users write and how it lives: actors, refs, turns, steps, tools, agents, the system."""

@@ -1,0 +1,380 @@
+"""Agents: actors whose `run` is a loop of model calls and tool calls, in one turn.
+
+Each model answer and each tool result is journaled, so that a redelivered turn pays for none of them again. Model
+calls are matched by their number in the run and tool calls by the id that the model gave them: a date in the
+instructions or an edited docstring re-buys nothing. The conversation is a log of its own: a turn appends what it
+added, whatever the length of the history, and the history holds exactly one result per tool call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import typing
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any, ClassVar, Generic, Literal
+
+import msgspec
+from typing_extensions import Never, TypeVar
+
+from understudy.actors.actor import Actor
+from understudy.actors.handler import PLAIN, Handler, Query, handler, query
+from understudy.actors.schema import schema_of
+from understudy.actors.signature import Signature, type_arguments
+from understudy.actors.step import Spec, perform
+from understudy.actors.tool import Tool
+from understudy.actors.turn import Turn
+from understudy.codec import encode
+from understudy.endpoint.model import (
+    Block,
+    ChatMessage,
+    ModelAnswer,
+    ModelRequest,
+    Text,
+    ToolCall,
+    ToolResult,
+    ToolSpec,
+)
+from understudy.endpoint.prices import cost_micros
+from understudy.errors import (
+    EndpointUnavailable,
+    InvalidArguments,
+    InvalidDefinition,
+    LimitExceeded,
+    MalformedOutput,
+    ModelFailure,
+    Overloaded,
+    RateLimited,
+    UnderstudyError,
+)
+from understudy.events import Amended, ModelCalled
+from understudy.supervisor.backoff import Backoff
+from understudy.supervisor.policy import Past, Policy, deciding_rule, decide, on, restart, retry
+
+Output = TypeVar("Output")
+State = TypeVar("State", default=None)
+Callable_ = Tool[..., Any] | Handler[Any] | Query[Any]
+
+MODEL_POLICY = Policy(
+    on((RateLimited, Overloaded, EndpointUnavailable), retry(times=8, backoff=Backoff(1.0, max_s=60.0)))
+)
+_RETRY_AFTER_MAX_S = 3_600.0  # a server that asks for more than this is not going to be waited for
+_REMINDERS_MAX = 3  # answers of a wrong form that are sent back, per run
+_PAUSES_MAX = 20  # answers that the service paused, per run
+
+
+class Content(msgspec.Struct):
+    """One block of a prompt."""
+
+    type: Literal["text"] = "text"
+    text: str = ""
+
+
+class Message(msgspec.Struct):
+    """One message of a conversation, as people read it."""
+
+    role: Literal["user", "assistant", "tool"]
+    text: str
+
+
+class Agent(Actor[State, Never], Generic[Output, State]):
+    """An actor that answers prompts with a model and tools. `Agent[Report]` answers with a validated `Report`.
+
+    `Agent[Report, Notes]` has a state of its own beside the conversation. Several models are fallbacks in order.
+    """
+
+    model: ClassVar[str | Sequence[str]] = ""
+    instructions: ClassVar[str] = ""
+    tools: ClassVar[Sequence[Callable_]] = ()
+    max_steps: ClassVar[int] = 50  # model calls of one run
+    max_tokens: ClassVar[int] = 8_192  # of one answer
+    hooks: ClassVar[frozenset[str]] = Actor.hooks | {"prompt"}
+    log_entry: ClassVar[Any] = ChatMessage
+    # The model's failures used up their own ladder inside the run: the message is not run again for them.
+    policy: ClassVar[Policy] = Policy(on(Exception, restart(times=2)))
+
+    def __init_subclass__(cls, *, kind: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(kind=kind, **kwargs)
+        _check_agent(cls)
+
+    async def prompt(self) -> str:
+        """Return the instructions of this run; override it when they depend on state."""
+        return self.instructions
+
+    @handler
+    async def run(self, prompt: str | list[Content]) -> Output:
+        """Answer *prompt*, using the tools.
+
+        Raises:
+            ModelFailure: The model could not be used; its own retries are used up.
+            MalformedOutput: Its answers do not fit the output type, after three reminders.
+            LimitExceeded: `max_steps` model calls were not enough.
+        """
+        return typing.cast(Output, await _Run(self, prompt).result())
+
+    @query
+    async def messages(self) -> list[Message]:
+        """Return the conversation so far, as text."""
+        return [message for entry in self._log or () for message in _readable(entry)]
+
+
+def _check_agent(cls: type[Agent[Any, Any]]) -> None:
+    name = cls.__qualname__
+    if not _models(cls):
+        if cls.model != "":
+            raise InvalidDefinition(f"{name}.model={cls.model!r}; expected a model's name, or several in order.")
+        if not getattr(cls, "__parameters__", ()):
+            raise InvalidDefinition(f"{name} has no model; write e.g. model = 'claude-sonnet-5-5'.")
+    names: dict[str, Any] = {}
+    for each in cls.tools:
+        if not isinstance(each, (Tool, Handler, Query)):
+            raise InvalidDefinition(f"{name}.tools holds {each!r}; expected @tool functions, handlers or queries.")
+        called = _tool_name(cls, each)
+        if called in names and names[called] is not each:
+            raise InvalidDefinition(f"{name}.tools has two tools called {called!r}; give one of them a name=.")
+        names[called] = each
+    if cls.max_steps < 1 or cls.max_tokens < 1:
+        raise InvalidDefinition(f"{name}: max_steps={cls.max_steps}, max_tokens={cls.max_tokens}; expected 1 or more.")
+
+
+def _models(cls: type[Agent[Any, Any]]) -> tuple[str, ...]:
+    model = cls.model
+    models = (model,) if isinstance(model, str) else tuple(model)
+    return tuple(each for each in models if each)
+
+
+def _owned(cls: type[Any], each: Callable_) -> bool:
+    return isinstance(each, (Handler, Query)) and (each.owner is None or issubclass(cls, each.owner))
+
+
+def _tool_name(cls: type[Any], each: Callable_) -> str:
+    return each.name if _owned(cls, each) else each.tool_name
+
+
+class _Run:
+    """One run of an agent: from a prompt to its output."""
+
+    def __init__(self, agent: Agent[Any, Any], prompt: str | list[Content]) -> None:
+        self.agent = agent
+        self.turn: Turn = agent.turn
+        self.system = self.turn.activation.system
+        self.cls = type(agent)
+        self.output = type_arguments(self.cls, Agent)[0]
+        self.plain = self.output is str
+        self.history: list[ChatMessage] = list(agent._log or ())
+        self.tools = {_tool_name(self.cls, each): each for each in self.cls.tools}
+        blocks = [Text(prompt)] if isinstance(prompt, str) else [Text(each.text) for each in prompt]
+        self._append(ChatMessage("user", list(blocks)))
+        self.reminders = 0
+        self.pauses = 0
+
+    def _append(self, message: ChatMessage) -> None:
+        """Add a message to the conversation; it is stored when the turn commits."""
+        self.history.append(message)
+        if self.turn.records is None:
+            self.turn.records = []
+        self.turn.records.append((message, encode(message)))
+
+    async def result(self) -> Any:
+        """Loop until the model has answered in the right form."""
+        for number in range(self.cls.max_steps):
+            answer = await self._ask_model(number)
+            self._append(ChatMessage("assistant", list(answer.content)))
+            if answer.stop_reason == "tool_use":
+                await self._use_tools(answer)
+            elif answer.stop_reason == "pause_turn" and self.pauses < _PAUSES_MAX:
+                self.pauses += 1
+            elif answer.stop_reason in ("end_turn", "stop_sequence"):
+                try:
+                    return self._output_of(answer)
+                except MalformedOutput as error:
+                    self._remind(answer, error)
+            else:
+                self._remind(answer, MalformedOutput(f"the answer stopped early ({answer.stop_reason})"))
+        raise LimitExceeded(
+            f"{self.turn.activation.name} made {self.cls.max_steps} model calls without an answer (max_steps).",
+            limit="max_steps", value=self.cls.max_steps + 1, value_max=self.cls.max_steps,
+        )
+
+    def _output_of(self, answer: ModelAnswer) -> Any:
+        if self.plain:
+            return answer.text
+        try:
+            return msgspec.json.decode(answer.text.encode(), type=self.output)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise MalformedOutput(f"the answer is not a {getattr(self.output, '__name__', self.output)}: {error}") from error
+
+    def _remind(self, answer: ModelAnswer, error: MalformedOutput) -> None:
+        """Tell the model what was wrong and let it answer again, within bounds."""
+        if self.reminders >= _REMINDERS_MAX:
+            raise MalformedOutput(f"{error} (after {_REMINDERS_MAX} reminders)")
+        self.reminders += 1
+        self.turn.emit(Amended, amendment="format reminder added", reason=str(error))
+        # An answer that was cut off may hold tool calls: each gets its one result, and none is run.
+        closed: list[Block] = [
+            ToolResult(call.id, "The call was cut off and did not run.", is_error=True) for call in answer.tool_calls
+        ]
+        asked = (
+            "Answer with plain text only." if self.plain
+            else "Answer with one JSON value of the required form and nothing else."
+        )
+        self._append(ChatMessage("user", [*closed, Text(f"Your last answer could not be used: {error}. {asked}")]))
+
+    # --- model -----------------------------------------------------------------------------------------------------
+
+    async def _ask_model(self, number: int) -> ModelAnswer:
+        spec = Spec("model", lambda: self._call_model(number), role="model", quiet=True)
+        return typing.cast(
+            ModelAnswer, await perform(self.turn, spec, b"%d" % number, self.system.decoder(ModelAnswer))
+        )
+
+    async def _call_model(self, number: int) -> ModelAnswer:
+        instructions = await self.agent.prompt()
+        models = _models(self.cls)
+        specs = [_spec(self.cls, name, each) for name, each in self.tools.items()]
+        request = ModelRequest(
+            model=models[0], system=instructions, messages=self.history, tools=specs, max_tokens=self.cls.max_tokens,
+            output_schema=None if self.plain else schema_of(self.output),
+        )
+        endpoint = self.system.endpoint_for(request.model)
+        history: list[Past] = []
+        while True:
+            began_s = self.system.loop.time()
+            attempt = len(history) + 1
+            try:
+                answer = await endpoint.call(request)
+            except ModelFailure as failure:
+                self._book(request.model, number, attempt, began_s, failure=failure)
+                decision = decide(MODEL_POLICY, failure, tuple(history))
+                if decision.verb != "retry" or (failure.retry_after_s or 0.0) > _RETRY_AFTER_MAX_S:
+                    raise
+                history.append(Past(type(failure).__name__, deciding_rule(MODEL_POLICY, failure)))
+                await asyncio.sleep(decision.delay_s)
+            else:
+                self._book(request.model, number, attempt, began_s, answer=answer)
+                return answer
+
+    def _book(
+        self,
+        model: str,
+        number: int,
+        attempt: int,
+        began_s: float,
+        *,
+        answer: ModelAnswer | None = None,
+        failure: ModelFailure | None = None,
+    ) -> None:
+        """Tell the trace what a call used and cost, also a failed one."""
+        usage = answer.usage if answer is not None else getattr(failure, "usage", None)
+        now = datetime.fromtimestamp(self.system.wall(), timezone.utc)
+        self.turn.emit(
+            ModelCalled, span=f"{self.turn.no}/model#{number}", parent=self.turn.span, model=model, attempt=attempt,
+            duration_s=self.system.loop.time() - began_s,
+            input_tokens=usage.input_tokens if usage else 0, output_tokens=usage.output_tokens if usage else 0,
+            cache_read_tokens=usage.cache_read_tokens if usage else 0,
+            cache_write_tokens=usage.cache_write_5m_tokens + usage.cache_write_1h_tokens if usage else 0,
+            usd_micros=cost_micros(model, usage, now) if usage else (0 if failure and not failure.billed else None),
+            stop_reason=answer.stop_reason if answer else None,
+            request_id=answer.request_id if answer else failure.request_id if failure else None,
+            error=type(failure).__name__ if failure else None, message=str(failure) if failure else None,
+        )
+
+    # --- tools -----------------------------------------------------------------------------------------------------
+
+    async def _use_tools(self, answer: ModelAnswer) -> None:
+        """Run the calls of one answer side by side; the history gets exactly one result for each."""
+        results = await asyncio.gather(*(self._use(call) for call in answer.tool_calls))
+        if not results:
+            self._remind(answer, MalformedOutput("the answer announced tool calls but holds none"))
+            return
+        self._append(ChatMessage("user", list(results)))
+
+    async def _use(self, call: ToolCall) -> ToolResult:
+        each = self.tools.get(call.name)
+        if each is None:
+            known = ", ".join(self.tools) or "none"
+            return ToolResult(call.id, f"There is no tool {call.name!r}. Tools: {known}.", is_error=True)
+        if call.malformed is not None:
+            return ToolResult(call.id, f"The arguments are not valid JSON: {call.malformed[:200]}", is_error=True)
+        try:
+            return ToolResult(call.id, _as_text(await self._dispatch(each, call)))
+        except UnderstudyError as error:
+            return ToolResult(call.id, f"{type(error).__name__}: {error}", is_error=True)
+        except Exception as error:  # noqa: BLE001 - a declared error of the tool: an answer the model can read
+            return ToolResult(call.id, f"{type(error).__name__}: {error}", is_error=True)
+
+    async def _dispatch(self, each: Callable_, call: ToolCall) -> Any:
+        system = self.system
+        match = call.id.encode()
+        if _owned(self.cls, each):
+            assert isinstance(each, (Handler, Query))
+            type_ = self.turn.activation.type
+            bound = type_.handlers.get(each.name) or type_.queries[each.name]
+            arguments = _arguments(bound.wire.signature, call)
+            return await bound.function(self.agent, *msgspec.structs.astuple(arguments))
+        if isinstance(each, Tool):
+            target = system.tool_target(each)
+            bound = target.type.handlers["call"]
+        else:
+            assert each.owner is not None
+            type_ = system.type_of(each.owner)
+            # An agent as a tool starts a conversation of its own; another actor is the one with this agent's id.
+            id = f"{self.agent.id}.{call.id}" if issubclass(each.owner, Agent) else self.agent.id
+            target = system.target(type_, id)
+            if isinstance(each, Query):
+                bound = type_.queries[each.name]
+                arguments = _arguments(bound.wire.signature, call)
+                spec = Spec(
+                    f"query {target.name}.{each.name}",
+                    lambda: target.ask_query(each.name, (), _as_dict(arguments)), role="query",
+                )
+                return await perform(self.turn, spec, match, bound.wire.decode_result)
+            bound = type_.handlers[each.name]
+        arguments = _arguments(bound.wire.signature, call)
+        body, arguments = bound.wire.encode((), _as_dict(arguments))
+        return await self.turn.ask(target, bound, PLAIN, body, arguments, match=match)
+
+
+def _as_dict(arguments: Any) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in arguments.__struct_fields__}
+
+
+def _arguments(signature: Signature, call: ToolCall) -> Any:
+    """Return the model's arguments as the signature's types; a wrong one is an error that the model can mend."""
+    try:
+        return msgspec.convert(call.arguments, signature.arguments, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidArguments(f"wrong arguments for {call.name}: {error}. It takes: {', '.join(signature.parameters)}.") from error
+
+
+def _spec(cls: type[Any], name: str, each: Callable_) -> ToolSpec:
+    if isinstance(each, Tool):
+        signature = each.signature()
+    else:
+        signature = Signature(each.function, name, owner=each.owner)
+    description = signature.doc
+    if not description and isinstance(each, Handler) and each.owner is not None:
+        description = (each.owner.__doc__ or "").strip()
+    if isinstance(each, Handler) and each.owner is not None and each.name == "run" and issubclass(each.owner, Agent):
+        description = (each.owner.__doc__ or "").strip() or description
+    return ToolSpec(name, description, schema_of(signature.arguments))
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, msgspec.MsgspecError):
+        return msgspec.json.encode(msgspec.msgpack.decode(encode(value))).decode()
+
+
+def _readable(entry: ChatMessage) -> list[Message]:
+    found: list[Message] = []
+    for block in entry.content:
+        if isinstance(block, Text):
+            found.append(Message(entry.role, block.text))
+        elif isinstance(block, ToolResult):
+            found.append(Message("tool", block.content))
+    return found
+

@@ -1,0 +1,77 @@
+"""A durable handle to one message: await it, ask for its status, cancel it, today or after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, Generic, Literal, Protocol
+
+import msgspec
+from typing_extensions import TypeVar
+
+R_co = TypeVar("R_co", covariant=True)
+JobState = Literal["queued", "running", "waiting", "suspended", "done", "failed", "cancelled"]
+
+
+class JobStatus(msgspec.Struct, frozen=True):
+    """Where a job is: `waiting` is a timer or a backoff; `reason` tells a suspension or a failure."""
+
+    state: JobState
+    reason: str | None = None
+    usd: float | None = None
+
+
+class JobKeeper(Protocol):
+    """What a job needs of its system."""
+
+    async def wait_job(self, id: str, returns: Any) -> Any: ...
+    async def job_status(self, id: str) -> JobStatus: ...
+    async def cancel_job(self, id: str) -> None: ...
+
+
+class Job(Generic[R_co]):
+    """A message that was submitted. Can be stored in state and passed in messages."""
+
+    __slots__ = ("_keeper", "_returns", "id")
+
+    def __init__(self, keeper: JobKeeper, id: str, returns: Any = Any) -> None:
+        self._keeper = keeper
+        self._returns = returns
+        self.id = id
+
+    def __await__(self) -> Generator[Any, None, R_co]:
+        return self.result().__await__()
+
+    async def result(self) -> R_co:
+        """Wait for the outcome and return it; a cancelled waiter leaves the job alone.
+
+        Raises:
+            HandlerFailed: The message was given up; it is kept as a dead letter.
+            JobCancelled: It was cancelled.
+            ActorSuspended: Its actor is held; await again after `system.resume(...)`.
+            NotFound: The id is unknown, or the outcome has expired.
+        """
+        result: R_co = await self._keeper.wait_job(self.id, self._returns)
+        return result
+
+    async def status(self) -> JobStatus:
+        """Return where the job is now; raises `NotFound` for an unknown or expired id."""
+        return await self._keeper.job_status(self.id)
+
+    async def cancel(self) -> None:
+        """Cancel it: withdrawn when queued, its turn cancelled when running, nothing when it has ended.
+
+        Returns once the cancellation is durable. What its finished steps did stays done.
+        """
+        await self._keeper.cancel_job(self.id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r})"
+
+    def __understudy_data__(self) -> str:
+        return self.id

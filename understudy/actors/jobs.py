@@ -1,0 +1,222 @@
+"""Outcomes that are kept: of `submit` and keyed messages. Waits for them, tells their status, cancels them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from understudy.actors.failures import to_error
+from understudy.actors.job import JobStatus
+from understudy.actors.turn import scope
+from understudy.codec import decode_or_suspend
+from understudy.errors import ActorSuspended, InvalidArguments, NotFound
+from understudy.mailbox.commit import Batch, KeptResult
+from understudy.mailbox.journal import Outcome
+
+if TYPE_CHECKING:
+    from understudy.actors.activation import Activation
+    from understudy.actors.system import System
+    from understudy.mailbox.envelope import Envelope
+
+
+class Jobs:
+    """The jobs of one system."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._fresh: dict[int, Outcome] = {}  # finished, not on disk yet
+        self._waiters: dict[int, list[asyncio.Future[Outcome]]] = {}
+        self._actors: dict[int, int] = {}  # message waited for -> its actor
+
+    # --- called by turns -------------------------------------------------------------------------------------------
+
+    def keep(self, batch: Batch, activation: Activation, envelope: Envelope, outcome: Outcome, state: str) -> None:
+        """Store the outcome with the batch, and give it to those who wait once it is durable."""
+        system = self._system
+        no = envelope.no
+        dead = outcome.failure is not None and outcome.failure.dead_letter is not None
+        if not dead and not (state == "cancelled" and envelope.key is not None):
+            # A dead letter is its own record; a cancelled key is free again.
+            now = system.wall()
+            digest = b""
+            if envelope.key is not None:
+                wire = activation.type.handlers[envelope.handler].wire
+                digest = wire.digest(wire.decode(envelope.body))
+            batch.results[no] = KeptResult(
+                no, envelope.actor, envelope.handler, envelope.key, digest, outcome, state, now,
+                now + system.limits.result_ttl_s, system.correlation_of(envelope),
+            )
+        self._fresh[no] = outcome
+        system.open_jobs.pop(no, None)
+        waiters = self._waiters.pop(no, ())
+        batch.released.extend((waiter, outcome) for waiter in waiters)
+
+        def durable() -> None:
+            self._fresh.pop(no, None)
+            if envelope.key is not None and activation.keys:
+                activation.keys.pop((envelope.handler, envelope.key), None)
+                activation.on_disk = True
+
+        batch.after.append(durable)
+
+    def actor_suspended(self, activation: Activation, error: ActorSuspended) -> None:
+        """Tell those who wait for a message of this actor that it is held."""
+        batch = self._system.committer.touch()
+        for no, waiters in list(self._waiters.items()):
+            if self._actors.get(no) == activation.no:
+                del self._waiters[no]
+                batch.released.extend((waiter, error) for waiter in waiters)
+
+    def has_ended(self, no: int) -> bool:
+        """Whether the message has finished and its outcome is on its way to the disk."""
+        return no in self._fresh
+
+    def refuse_all(self, error: BaseException) -> None:
+        """Give up every wait: the system ends."""
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+                    waiter.exception()
+        self._waiters.clear()
+
+    # --- called by users -------------------------------------------------------------------------------------------
+
+    async def wait_job(self, id: str, returns: Any) -> Any:
+        """Return the job's decoded result, or raise its failure."""
+        system = self._system
+        system.check_usable()
+        turn = scope.get()
+        no = system.message_no(id)
+        if turn is None or turn.activation.system is not system:
+            return self._open(await self.outcome(no), id, returns)
+        turn.check(f"waiting for job {id}")
+        slot = await turn.claim(f"job {id}", b"")
+        if slot.outcome is None:
+            turn.mark_started()
+            turn.settle(slot, await self.outcome(no))
+            turn.check(f"waiting for job {id}")
+        assert slot.outcome is not None
+        return self._open(slot.outcome, id, returns)
+
+    def _open(self, outcome: Outcome, id: str, returns: Any) -> Any:
+        if outcome.value is not None:
+            return decode_or_suspend(self._system.decoder(returns), outcome.value, f"the result of job {id}")
+        assert outcome.failure is not None
+        raise to_error(outcome.failure, f"job {id}", self._system.declared_errors())
+
+    async def outcome(self, no: int) -> Outcome:
+        """Return the outcome of a kept message once it is durable.
+
+        Raises:
+            ActorSuspended: Its actor is held.
+            NotFound: Nothing is known of it (any more).
+        """
+        system = self._system
+        waiter: asyncio.Future[Outcome] = system.loop.create_future()
+        self._waiters.setdefault(no, []).append(waiter)
+        try:
+            fresh = self._fresh.get(no)
+            if fresh is not None:
+                await system.committer.wait_durable()
+                return fresh
+            if no not in system.open_jobs:
+                await system.committer.wait_durable()
+                if (found := await self._look_up(no)) is not None:
+                    return found
+            else:
+                self._actors[no] = system.open_jobs[no]
+            activation = system.activation_by_no(self._actors.get(no, 0))
+            if activation is not None and activation.status == "suspended":
+                raise activation._suspended()
+            return await waiter
+        finally:
+            waiters = self._waiters.get(no)
+            if waiters is not None and waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._waiters[no]
+                    self._actors.pop(no, None)
+
+    async def _look_up(self, no: int) -> Outcome | None:
+        system = self._system
+        where = await system.store.message(no)
+        if where.result is not None:
+            return where.result.outcome
+        if where.dead is not None:
+            return Outcome(failure=where.dead.failure)
+        if no in self._fresh:
+            await system.committer.wait_durable()
+            return self._fresh.get(no) or await self._look_up(no)
+        if where.pending is None:
+            if no in system.open_jobs:
+                return None
+            raise self._not_found(no)
+        self._actors[no] = where.pending.actor
+        activation = await system.activation_of(where.pending.actor)
+        if activation is not None and activation.status == "suspended":
+            raise activation._suspended()
+        return None
+
+    def _not_found(self, no: int) -> NotFound:
+        system = self._system
+        id = system.job_id(no)
+        if no > system.last_message:
+            return NotFound(f"job {id} was never given by this store.")
+        return NotFound(
+            f"job {id} has no outcome: it was no job, or it finished and its outcome expired "
+            f"(Limits.result_ttl_s={system.limits.result_ttl_s:.0f})."
+        )
+
+    async def job_status(self, id: str) -> JobStatus:
+        """Return where the job is."""
+        system = self._system
+        system.check_usable()
+        no = system.message_no(id)
+        fresh = self._fresh.get(no)
+        if fresh is not None:
+            await system.committer.wait_durable()
+            return _ended(fresh, None)
+        turn = system.turns.get(no)
+        if turn is not None:
+            return JobStatus("waiting" if turn.ended else "running")
+        await system.committer.wait_durable()
+        where = await system.store.message(no)
+        if where.result is not None:
+            return _ended(where.result.outcome, where.result.state)
+        if where.dead is not None:
+            return _ended(Outcome(failure=where.dead.failure), None)
+        if no in system.turns:
+            return JobStatus("running")
+        if where.pending is None:
+            raise self._not_found(no)
+        activation = system.activation_by_no(where.pending.actor) or await system.activation_of(where.pending.actor)
+        if activation is not None and activation.status == "suspended":
+            return JobStatus("suspended", activation.reason)
+        due_at = where.pending.due_at or where.pending.not_before
+        if due_at is not None and due_at > system.wall():
+            return JobStatus("waiting")
+        return JobStatus("queued")
+
+    async def cancel_job(self, id: str) -> None:
+        """Cancel a message that has not finished; returns once that is durable."""
+        system = self._system
+        system.check_usable()
+        no = system.message_no(id)
+        turn = scope.get()
+        if turn is not None and turn.activation.system is system:
+            turn.check(f"cancelling job {id}")
+            if turn.no == no:
+                raise InvalidArguments("a turn cannot cancel its own message; raise a declared error instead.")
+        await system.cancel(no)
+        if turn is None:
+            await system.committer.wait_durable()
+
+
+def _ended(outcome: Outcome, state: str | None) -> JobStatus:
+    failure = outcome.failure
+    if failure is None:
+        return JobStatus("done")
+    if state == "cancelled" or failure.type == "JobCancelled":
+        return JobStatus("cancelled", failure.message)
+    return JobStatus("failed", f"{failure.type}: {failure.message}")

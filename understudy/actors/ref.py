@@ -1,0 +1,75 @@
+"""Addresses of actors. A ref is typed as its actor, but only the actor's handlers and queries exist on it."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Protocol
+
+from understudy.actors.handler import Address, Bound, BoundQuery, Handler, Query
+from understudy.errors import NoSuchHandler
+
+
+class Target(Address, Protocol):
+    """One actor of one system, as its refs see it."""
+
+    kind: str
+    id: str
+    cls: type[Any]
+
+
+class Ref:
+    """The address of one actor; cheap to make, valid for ever. Can be stored in state and passed in messages."""
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: Target) -> None:
+        object.__setattr__(self, "_target", target)
+
+    @property
+    def id(self) -> str:
+        """The actor's id."""
+        return self._target.id
+
+    def __getattr__(self, name: str) -> Any:
+        target = self._target
+        exposed = getattr(target.cls, name, None)
+        if isinstance(exposed, Handler):
+            return Bound(target, exposed.name)
+        if isinstance(exposed, Query):
+            return BoundQuery(target, exposed.name)
+        raise _no_such_handler(target, name, exposed)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise NoSuchHandler(f"{self!r} is an address: '{name}' cannot be set from outside. Send a message instead.")
+
+    @property  # type: ignore[misc]  # msgspec accepts a decoded ref only if it looks like an instance of its actor
+    def __class__(self) -> type[Any]:
+        return self._target.cls
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Ref and (other._target.kind, other._target.id) == (self._target.kind, self._target.id)
+
+    def __hash__(self) -> int:
+        return hash((self._target.kind, self._target.id))
+
+    def __repr__(self) -> str:
+        return f"<ref {self._target.kind}/{self._target.id}>"
+
+    def __understudy_data__(self) -> tuple[str, str]:
+        return self._target.kind, self._target.id
+
+
+def _no_such_handler(target: Target, name: str, exposed: Any) -> AttributeError:
+    if name.startswith("__"):
+        return AttributeError(name)
+    cls = target.cls
+    known = sorted(
+        each for each in dir(cls) if isinstance(getattr(cls, each, None), (Handler, Query)) and not each.startswith("_")
+    )
+    if exposed is not None or name in ("state", "turn"):
+        what = f"'{name}' of {target.kind}/{target.id} cannot be reached from outside: this is an address"
+    else:
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        what = f"{cls.__name__} has no handler or query '{name}'{hint}"
+    return NoSuchHandler(f"{what}. It has: {', '.join(known) or 'none'}.")

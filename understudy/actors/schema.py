@@ -1,0 +1,48 @@
+"""JSON schemas that models read: of a tool's parameters, and of an agent's output type."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+
+
+def schema_of(type_: Any) -> dict[str, Any]:
+    """Return the JSON schema of a type, its definitions under `$defs`, closed against unknown properties."""
+    pydantic = sys.modules.get("pydantic")
+
+    def hook(unknown: Any) -> dict[str, Any]:
+        if pydantic is not None and isinstance(unknown, type) and issubclass(unknown, pydantic.BaseModel):
+            return dict(unknown.model_json_schema())
+        raise NotImplementedError(f"{unknown!r} has no JSON schema")
+
+    (schema,), components = msgspec.json.schema_components([type_], schema_hook=hook, ref_template="#/$defs/{name}")
+    reference = schema.get("$ref", "")
+    if reference.startswith("#/$defs/"):
+        schema = components.pop(reference.removeprefix("#/$defs/"))
+        if _refers(components, reference) or _refers(schema, reference):
+            components[reference.removeprefix("#/$defs/")] = schema  # It contains itself.
+            schema = dict(schema)
+    if components:
+        schema["$defs"] = components
+    closed: dict[str, Any] = _closed(schema)
+    return closed
+
+
+def _refers(schema: Any, reference: str) -> bool:
+    if isinstance(schema, dict):
+        return schema.get("$ref") == reference or any(_refers(value, reference) for value in schema.values())
+    return isinstance(schema, list) and any(_refers(value, reference) for value in schema)
+
+
+def _closed(schema: Any) -> Any:
+    """Return *schema* with `additionalProperties: false` at every object that lists its properties."""
+    if isinstance(schema, dict):
+        closed = {key: _closed(value) for key, value in schema.items() if key != "title"}
+        if closed.get("type") == "object" and "properties" in closed:
+            closed["additionalProperties"] = False
+        return closed
+    if isinstance(schema, list):
+        return [_closed(value) for value in schema]
+    return schema

@@ -1,0 +1,112 @@
+"""Delayed messages: each is delivered once when it is due, late after an outage, never twice.
+
+Due times are wall time; waiting uses the loop's clock in short stretches, so that a jump of the wall clock neither
+loses a timer nor fires it twice (what fires is a row, and it goes with its turn). Memory holds the nearest timers only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from typing import TYPE_CHECKING
+
+from understudy.errors import StateUndecodable
+from understudy.mailbox.store import Timer
+
+if TYPE_CHECKING:
+    from understudy.actors.system import System
+    from understudy.mailbox.envelope import Envelope
+
+_PAGE = 1_000  # timers in memory at a time
+_LOOK_AGAIN_S = 30.0  # a wall clock that was set forward is noticed within this
+_ROOM_S = 1.0  # how long a due timer waits for room in a full mailbox
+
+
+class Timers:
+    """The nearest delayed messages of one system."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._heap: list[Timer] = []
+        self._pending: dict[int, Envelope] = {}  # accepted in this life: no need to read them back
+        self._gone: set[int] = set()  # cancelled before they were due
+        self._beyond: Timer | None = None  # later ones lie on disk only; None: all are in memory
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read the nearest timers and begin to deliver."""
+        await self._read_page(None)
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="understudy-timers")
+        self._task.add_done_callback(self._system.watch_task)
+
+    async def stop(self) -> None:
+        """Deliver nothing more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def add(self, envelope: Envelope) -> None:
+        """Take a delayed message that was just accepted."""
+        assert envelope.due_at is not None
+        timer = Timer(envelope.due_at, envelope.no, envelope.actor)
+        if self._beyond is not None and timer > self._beyond:
+            return
+        self._pending[envelope.no] = envelope
+        heapq.heappush(self._heap, timer)
+        if self._heap[0] is timer:
+            self._changed.set()
+
+    def withdraw(self, no: int) -> Envelope | None:
+        """Forget a delayed message; return it when it is in memory."""
+        self._gone.add(no)
+        return self._pending.pop(no, None)
+
+    async def _read_page(self, after: Timer | None) -> None:
+        page = await self._system.store.timers(after, _PAGE)
+        self._beyond = page[-1] if len(page) == _PAGE else None
+        known = {timer.no for timer in self._heap}
+        for timer in page:
+            if timer.no not in known and timer.no not in self._gone:
+                heapq.heappush(self._heap, timer)
+
+    async def _run(self) -> None:
+        system = self._system
+        while True:
+            self._changed.clear()
+            if not self._heap and self._beyond is not None:
+                await system.committer.wait_durable()
+                await self._read_page(self._beyond)
+            if not self._heap:
+                await self._changed.wait()
+                continue
+            wait_s = self._heap[0].due_at - system.wall()
+            if wait_s > 0:
+                # A wait that is interrupted by a nearer timer just starts again.
+                handle = system.loop.call_later(min(wait_s, _LOOK_AGAIN_S), self._changed.set)
+                try:
+                    await self._changed.wait()
+                finally:
+                    handle.cancel()
+                continue
+            timer = heapq.heappop(self._heap)
+            if timer.no in self._gone:
+                self._gone.discard(timer.no)
+                continue
+            await self._fire(timer)
+
+    async def _fire(self, timer: Timer) -> None:
+        system = self._system
+        envelope = self._pending.pop(timer.no, None)
+        if envelope is None:
+            try:
+                envelope = (await system.store.message(timer.no)).pending
+            except StateUndecodable:
+                envelope = None
+            if envelope is None:
+                return
+            system.hold_if_recovered(envelope)
+        activation = await system.activation_of(timer.actor)
+        if activation is None:
+            return  # Its code is not there: the mail waits.
+        activation.arrive(envelope)

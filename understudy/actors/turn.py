@@ -1,0 +1,421 @@
+"""One message being handled: what the handler may do, collected until it commits.
+
+What a turn tells leaves with its commit. What it asks, submits and does in steps leaves at once and is journaled, so
+that the turn, delivered again, gets the outcomes instead of doing it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID, uuid5
+
+from understudy.codec import encode
+from understudy.errors import (
+    CallCycle,
+    Deadlock,
+    InvalidArguments,
+    LimitExceeded,
+    NotRegistered,
+    NoTurn,
+    OutcomeUnknown,
+    TurnEnded,
+)
+from understudy.events import StepReplayed, TraceEvent, TurnDiverged, TurnStarted
+from understudy.mailbox.journal import Journal, JournalEntry, Lineage, Outcome, Slot, group
+
+if TYPE_CHECKING:
+    from understudy.actors.activation import Activation
+    from understudy.actors.actor import Actor
+    from understudy.actors.handler import Options
+    from understudy.actors.target import ActorTarget
+    from understudy.actors.kinds import BoundHandler
+    from understudy.mailbox.envelope import Envelope
+
+A = TypeVar("A", bound="Actor[Any, Any]")
+T = TypeVar("T")
+
+scope: ContextVar[Turn | None] = ContextVar("understudy_turn", default=None)
+_lineage: ContextVar[Lineage | None] = ContextVar("understudy_lineage", default=None)
+
+
+def current_turn() -> Turn:
+    """Return the turn that this code runs in; raises `NoTurn` outside one."""
+    turn = scope.get()
+    if turn is None:
+        raise NoTurn("there is no running turn here; this works inside handlers, tools and what they call.")
+    return turn
+
+
+class Send:
+    """A message that leaves when the turn commits; its place in the mailbox is reserved."""
+
+    __slots__ = ("activation", "arguments", "body", "handler", "options")
+
+    def __init__(
+        self, activation: Activation, handler: BoundHandler, options: Options, body: bytes, arguments: Any
+    ) -> None:
+        self.activation = activation
+        self.handler = handler
+        self.options = options
+        self.body = body
+        self.arguments = arguments
+
+
+class Turn:
+    """The running turn, as handlers and tools see it: `self.turn`, `current_turn()`."""
+
+    __slots__ = (
+        "_fresh",
+        "_uuids",
+        "activation",
+        "actor_object",
+        "began_s",
+        "ended",
+        "envelope",
+        "journal",
+        "open",
+        "records",
+        "sends",
+        "stopped",
+        "task",
+        "traced",
+        "within",
+    )
+
+    def __init__(self, activation: Activation, envelope: Envelope, actor_object: Any) -> None:
+        self.activation = activation
+        self.envelope = envelope
+        self.actor_object = actor_object
+        self.task: asyncio.Task[Any] | None = None
+        self.journal: Journal | None = None
+        self.ended: str | None = None  # why the system ended it, or "finished"
+        self.within: str | None = None  # the step body or query that this view is for
+        self.sends: list[Send] | None = None
+        self.records: list[tuple[Any, bytes]] | None = None
+        self.open: set[asyncio.Task[Any]] | None = None
+        self.traced = False
+        self.began_s = 0.0
+        self.stopped: str | None = None  # why the system stops it: "cancelled", "deadline", "shutdown"
+        self._uuids = 0
+        self._fresh = 0
+
+    # --- what users see -------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Names this message for ever, in every process: pass it on as an idempotency key."""
+        return self.activation.system.job_id(self.envelope.no)
+
+    @property
+    def caller_id(self) -> str | None:
+        """The `id` of the turn that sent the message; None when it came from outside."""
+        return self.envelope.head.sender
+
+    @property
+    def started_at(self) -> datetime:
+        """When the message was accepted, or due if it was delayed (UTC): the same on every redelivery."""
+        envelope = self.envelope
+        return datetime.fromtimestamp(max(envelope.head.sent_at, envelope.due_at or 0.0), timezone.utc)
+
+    @property
+    def attempt(self) -> int:
+        """1, then one more after each failed attempt or crash."""
+        return self.envelope.attempts + self.envelope.crashes + 1
+
+    def uuid(self) -> UUID:
+        """Return a UUID: the n-th call of a turn returns the same on every redelivery."""
+        self._uuids += 1
+        return uuid5(self.activation.system.namespace, f"{self.envelope.no}/{self._uuids}")
+
+    def actor(self, cls: type[A], id: str | None = None, /) -> A:
+        """Return the address of an actor; without an id a fresh one, the same on every redelivery."""
+        if id is None:
+            self._fresh += 1
+            id = f"{self.id}.{self._fresh}"
+        return self.activation.system.actor(cls, id)
+
+    def resource(self, kind: type[T], /) -> T:
+        """Return the object of that type from `System(resources=[...])`."""
+        return self.activation.system.resource(kind)
+
+    # --- what the library does in it -------------------------------------------------------------------------------
+
+    @property
+    def no(self) -> int:
+        """The number of its message."""
+        return self.envelope.no
+
+    @property
+    def span(self) -> str:
+        """Its name in the trace."""
+        return str(self.envelope.no)
+
+    def check(self, action: str) -> None:
+        """Refuse *action* when this turn may do nothing more, or this is a step body or a query."""
+        if self.within is not None:
+            raise NoTurn(f"{action} inside {self.within}: only the handler itself may do that; return a value instead.")
+        if self.ended is not None:
+            raise TurnEnded(f"{action} after its turn has ended ({self.ended}).")
+
+    def record(self, event: Any) -> None:
+        """Append an event and apply it."""
+        self.check("record()")
+        body = encode(event)
+        if self.records is None:
+            self.records = []
+        self.records.append((event, body))
+        self.actor_object.apply(event)
+
+    def stop(self, reason: str) -> None:
+        """End this turn: it starts nothing more, and its task is cancelled."""
+        if self.ended == "finished" or self.stopped is not None:
+            return
+        self.stopped = reason
+        self.ended = self.ended or reason
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
+
+    async def close_steps(self) -> None:
+        """Cancel the steps that still run and wait until they have ended."""
+        while self.open:
+            running = list(self.open)
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+
+    def inside(self, what: str) -> Turn:
+        """Return this turn as a step body or query sees it: the same facts, but nothing can be done in it."""
+        view = Turn(self.activation, self.envelope, self.actor_object)
+        view.within = what
+        return view
+
+    async def tell(self, activation: Activation, handler: BoundHandler, options: Options, body: bytes, arguments: Any) -> None:
+        """Keep the message until the turn commits; its place in the mailbox is reserved now."""
+        limits = self.activation.system.limits
+        sends = self.sends
+        if sends is None:
+            sends = self.sends = []
+        if len(sends) >= limits.sends_per_turn:
+            raise LimitExceeded(
+                f"a turn of {self.activation.name} sends more than Limits.sends_per_turn={limits.sends_per_turn} messages.",
+                limit="sends_per_turn", value=len(sends) + 1, value_max=limits.sends_per_turn,
+            )
+        activation.check_room(handler)
+        activation.reserved += 1
+        sends.append(Send(activation, handler, options, body, arguments))
+
+    def ensure_journal(self) -> Journal:
+        """Return the journal of this turn's message."""
+        journal = self.journal
+        if journal is None:
+            journal = self.journal = self.activation.system.journal_of(self.envelope)
+        return journal
+
+    async def claim(self, name: str, arguments_digest: bytes, *, repeatable: bool = True) -> Slot:
+        """Return the journal's slot for this step: with an outcome when an earlier attempt finished it.
+
+        Raises:
+            LimitExceeded: `Limits.steps_per_turn` steps were made already.
+            OutcomeUnknown: The redelivered turn diverged, and the step must not be repeated by mistake.
+        """
+        journal = self.ensure_journal()
+        lineage = _lineage.get()
+        steps = group(name, arguments_digest)
+        slot = journal.claim(steps, lineage)
+        if slot is None and journal.left_over(name.encode()):
+            # Perhaps a parallel branch is about to claim what is left over: give each one its turn first.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            self.check(name)
+            slot = journal.claim(steps, lineage)
+            if slot is None and journal.left_over(name.encode()):
+                self.emit(TurnDiverged, step=name)
+                if not repeatable:
+                    raise OutcomeUnknown(
+                        f"step {name} has other arguments than before the turn was delivered again, and it is declared "
+                        "interrupted='fail': it is not run, because an earlier one may stand for it.",
+                        step=name,
+                    )
+        if slot is None:
+            limit = self.activation.system.limits.steps_per_turn
+            if journal.count >= limit:
+                raise LimitExceeded(
+                    f"a turn of {self.activation.name} makes more than Limits.steps_per_turn={limit} steps.",
+                    limit="steps_per_turn", value=journal.count + 1, value_max=limit,
+                )
+            slot = journal.begin(steps, lineage)
+        elif slot.outcome is not None:
+            # Replays keep pace with each other, as the steps themselves did: branches claim in lockstep.
+            await asyncio.sleep(0)
+        _lineage.set(Lineage(slot.key, lineage))
+        return slot
+
+    def settle(self, slot: Slot, outcome: Outcome) -> None:
+        """Journal a step's outcome and give it to whoever waits."""
+        journal = self.ensure_journal()
+        system = self.activation.system
+        batch = system.committer.touch()
+        batch.journal[(journal.message, slot.key)] = JournalEntry(journal.message, slot.key, outcome, slot.after)
+        batch.work += 1
+        journal.wrote(batch.number)
+        if not journal.progressed:
+            journal.progressed = True
+            if self.envelope.started > 0:
+                # It gets on: a crash after this is not counted against the message.
+                self.envelope.started = -1
+                batch.note_progress(self.envelope)
+        slot.settle(outcome)
+
+    def mark_started(self) -> None:
+        """Let the commit that the next step waits for say that this message was started."""
+        envelope = self.envelope
+        if envelope.started <= 0 and not self.ensure_journal().progressed:
+            envelope.started = 1
+            self.activation.system.committer.touch().note_progress(envelope)
+
+    def replayed(self, name: str, slot: Slot, role: str) -> None:
+        """Tell the trace that *name* was not run again."""
+        self.trace()
+        self.emit(StepReplayed, span=self.step_span(slot), parent=self.span, step=name, role=role)
+
+    def step_span(self, slot: Slot) -> str:
+        """Return the step's name in the trace."""
+        name, _, rest = slot.key.partition(b"\0")
+        return f"{self.no}/{name.decode()}#{rest[:6].decode()}{rest[rest.rindex(b'#'):].decode()}"
+
+    async def ask(
+        self,
+        target: ActorTarget,
+        handler: BoundHandler,
+        options: Options,
+        body: bytes,
+        arguments: Any,
+        *,
+        match: bytes | None = None,
+    ) -> Any:
+        """Ask another actor as a step of this turn, and return the decoded reply.
+
+        The journal matches it by *match*: the digest of its arguments, unless given.
+        """
+        system = self.activation.system
+        if options.delay_s is not None or options.at is not None:
+            raise InvalidArguments("an ask inside a turn cannot be delayed: use .tell or .submit with delay_s or at.")
+        name = f"ask {target.name}.{handler.name}"
+        if match is None:
+            match = handler.wire.digest(arguments) if options.key is None else options.key.encode()
+        slot = await self.claim(name, match)
+        if slot.outcome is not None:
+            return handler.reply(slot.outcome)
+        self.trace()
+        activation = await target.enter()
+        if slot.child is None and slot.outcome is None:
+            try:
+                self.check(name)
+                self._refuse_waiting_for_itself(activation, handler)
+                self.mark_started()
+                if options.key is None:
+                    activation.send(handler, options, body, arguments, sender=self, slot=slot)
+                else:
+                    await self._ask_keyed(activation, handler, options, body, arguments, slot)
+            except BaseException:
+                self.ensure_journal().drop(slot)
+                raise
+        waits = self.activation.waits
+        waits[activation] = waits.get(activation, 0) + 1
+        try:
+            outcome = await slot.wait()
+        finally:
+            if waits[activation] == 1:
+                del waits[activation]
+            else:
+                waits[activation] -= 1
+        self.check(name)
+        return handler.reply(outcome)
+
+    async def submit(
+        self, target: ActorTarget, handler: BoundHandler, options: Options, body: bytes, arguments: Any
+    ) -> str:
+        """Submit a message as a step of this turn: it leaves at once and stays. Return the job's id."""
+        system = self.activation.system
+        name = f"submit {target.name}.{handler.name}"
+        slot = await self.claim(name, handler.wire.digest(arguments) if options.key is None else options.key.encode())
+        if slot.outcome is None:
+            self.trace()
+            try:
+                activation = await target.enter()
+                self.check(name)
+                self.mark_started()
+                if options.key is None:
+                    no = activation.send(handler, options, body, arguments, sender=self, keep=True).no
+                else:
+                    no = await activation.send_keyed(handler, options, body, arguments, sender=self)
+            except BaseException:
+                self.ensure_journal().drop(slot)
+                raise
+            # The message and the journal's row lie in one commit: a redelivered turn finds both or none.
+            self.settle(slot, Outcome(value=encode(system.job_id(no))))
+        assert slot.outcome is not None
+        assert slot.outcome.value is not None
+        id: str = system.decoder(str)(slot.outcome.value)
+        return id
+
+    async def _ask_keyed(
+        self, activation: Activation, handler: BoundHandler, options: Options, body: bytes, arguments: Any, slot: Slot
+    ) -> None:
+        no = await activation.send_keyed(handler, options, body, arguments, sender=self, slot=slot)
+        if slot.child is None:  # It joined an earlier message with this key.
+            self.settle(slot, await activation.system.jobs.outcome(no))
+
+    def _refuse_waiting_for_itself(self, activation: Activation, handler: BoundHandler) -> None:
+        mine = self.activation
+        for send in self.sends or ():
+            if send.activation is activation:
+                raise InvalidArguments(
+                    f"{handler.where} is asked while a message told to {activation.name} earlier in this turn has not "
+                    "left: the ask would overtake it. Ask first, or tell from another turn."
+                )
+        if activation.free_slots() > 0 and activation is not mine:
+            return
+        chain = self.envelope.head.chain
+        if len(chain) + 1 >= mine.system.limits.call_depth:
+            raise LimitExceeded(
+                f"asks are nested deeper than Limits.call_depth={mine.system.limits.call_depth}.",
+                limit="call_depth", value=len(chain) + 1, value_max=mine.system.limits.call_depth,
+            )
+        if activation is mine or activation.no in chain:
+            raise CallCycle(
+                f"{mine.name} asks {activation.name}, which waits for this very turn: it would wait for itself. "
+                "Use .tell, or call the method on self."
+            )
+        if activation.waits_for(mine):
+            raise Deadlock(f"{mine.name} asks {activation.name}, which waits for {mine.name}: both would wait for ever.")
+
+    # --- trace -----------------------------------------------------------------------------------------------------
+
+    def trace(self) -> None:
+        """Put this turn itself into the trace, once."""
+        if self.traced or self.within is not None:
+            return
+        self.traced = True
+        envelope, activation = self.envelope, self.activation
+        activation.system.emit(
+            TurnStarted(
+                at=self.began_s, correlation=envelope.head.correlation, span=self.span, parent=envelope.head.parent,
+                life=activation.system.life, kind=activation.type.kind, actor=activation.id, handler=envelope.handler,
+                attempt=self.attempt, crashes=envelope.crashes, role=activation.type.role,
+            )
+        )
+
+    def emit(self, event: type[TraceEvent], *, span: str | None = None, parent: str | None = None, **facts: Any) -> None:
+        """Put an event of this turn into the trace, in the next commit."""
+        system = self.activation.system
+        head = self.envelope.head
+        system.emit(
+            event(
+                at=system.wall(), correlation=head.correlation, span=span or self.span,
+                parent=parent if parent is not None else (None if span else head.parent), life=system.life, **facts,
+            )
+        )

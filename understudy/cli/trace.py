@@ -1,0 +1,167 @@
+"""`understudy trace`: the newest runs as a table, one run as a tree, or its events as JSON lines."""
+
+from __future__ import annotations
+
+import difflib
+import sqlite3
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from understudy.errors import StoreRefused
+from understudy.mailbox import reading
+from understudy.mailbox.store import TraceRow
+from understudy.mailbox.visitor import is_owned, visit
+from understudy.trace import words
+from understudy.trace.render import Drawing
+from understudy.trace.tree import Trace, build_trace, decode_events
+
+_PAGE: Final = 5_000
+# A tree of more events is no longer looked at by a person, and must not fill the memory.
+_EVENTS_MAX: Final = 200_000
+_SUMMARY_EVENTS_MAX: Final = 5_000  # of each line of the table
+_NEAR_MAX: Final = 3
+_SEARCHED: Final = 1_000  # newest ids among which a mistyped one is looked for
+_PIPE_WIDTH: Final = 140  # when nobody looks: wide enough that ids and names stay whole for grep
+_STATUS_STYLES: Final = {"running": "cyan", "failed": "bold red", "interrupted": "yellow", "replayed": "dim"}
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("id", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the stored events, one JSON object per line.")
+@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Lines of the table.")
+def trace(file: Path, id: str | None, as_json: bool, limit: int) -> None:  # noqa: FBT001 - click's signature
+    """Draw what happened in the store FILE: the newest runs, or the one with this ID.
+
+    The store is only read; the process that owns it is not disturbed.
+    """
+    if not file.exists():
+        raise click.BadParameter(f"there is no file {str(file)!r}. Name the store that was given to System(...).")
+    if file.is_dir():
+        raise click.BadParameter(f"{str(file)!r} is a directory. Name the store in it, such as {file / 'agents.db'}.")
+    try:
+        with visit(file) as connection:
+            if id is not None and not reading.traces(connection, id, 0, 1):
+                raise click.ClickException(_unknown(connection, id, file))
+            if as_json:
+                _print_events(connection, id)
+            elif id is not None:
+                _print_tree(connection, id, is_live=is_owned(file))
+            else:
+                _print_table(connection, limit, file)
+    except StoreRefused as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _rows(connection: sqlite3.Connection, id: str | None) -> Iterator[TraceRow]:
+    after = 0
+    while page := reading.traces(connection, id, after, _PAGE):
+        yield from page
+        after = page[-1].no
+
+
+def _load(connection: sqlite3.Connection, id: str, events_max: int, *, is_live: bool) -> tuple[Trace, int, bool]:
+    """Return the trace, how many events could not be read, and whether there were more than *events_max*."""
+    bodies: list[bytes] = []
+    is_cut = False
+    for row in _rows(connection, id):
+        if len(bodies) == events_max:
+            is_cut = True
+            break
+        bodies.append(row.body)
+    events, left_out = decode_events(bodies)
+    return build_trace(id, events, is_live=is_live), left_out, is_cut
+
+
+def _print_events(connection: sqlite3.Connection, id: str | None) -> None:
+    for row in _rows(connection, id):
+        try:
+            # As it is stored, so that events of a later version are printed as well.
+            event: dict[str, Any] = msgspec.msgpack.decode(row.body, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            click.echo(f"event {row.no} does not decode ({error}); left out.", err=True)
+            continue
+        click.echo(msgspec.json.encode({"no": row.no, **event}))
+
+
+def _print_tree(connection: sqlite3.Connection, id: str, *, is_live: bool) -> None:
+    found, left_out, is_cut = _load(connection, id, _EVENTS_MAX, is_live=is_live)
+    _console().print(Drawing(found))
+    if left_out:
+        click.echo(
+            f"{words.count(left_out, 'event')} of a newer version left out; upgrade understudy to see all.", err=True
+        )
+    if is_cut:
+        click.echo(f"Only the first {_EVENTS_MAX:,} events are drawn; --json prints all.", err=True)
+
+
+def _print_table(connection: sqlite3.Connection, limit: int, file: Path) -> None:
+    newest = reading.correlations(connection, limit)
+    if not newest:
+        click.echo(f"{file} has no traced runs yet. Agents, tools, steps and failures are traced.")
+        return
+    is_live = is_owned(file)
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    # Ids are what people copy, so they are never cut.
+    table.add_column("id", no_wrap=True, overflow="fold")
+    table.add_column("started", no_wrap=True)
+    table.add_column("what", no_wrap=True, overflow="ellipsis", min_width=12)
+    table.add_column("status", no_wrap=True)
+    table.add_column("duration", justify="right", no_wrap=True)
+    table.add_column("cost", no_wrap=True)
+    for id, at in newest:
+        found, _, is_cut = _load(connection, id, _SUMMARY_EVENTS_MAX, is_live=is_live)
+        totals = found.totals
+        more = "…" if is_cut else ""
+        table.add_row(
+            Text(words.one_line(id)),
+            f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M:%S}",
+            Text(_what(found)),
+            Text(found.status, _STATUS_STYLES.get(found.status, "")),
+            words.duration(found.duration_s) + more if found.duration_s is not None else more,
+            Text(words.cost(totals.usd_micros, is_unknown=totals.usd_unknown) + more, "green"),
+        )
+    _console().print(table)
+
+
+def _what(found: Trace) -> str:
+    first = found.roots[0].name if found.roots else ""
+    others = len(found.roots) - 1
+    return f"{first} and {words.count(others, 'other')}" if others > 0 else first
+
+
+def _unknown(connection: sqlite3.Connection, id: str, file: Path) -> str:
+    known = [name for name, _ in reading.correlations(connection, _SEARCHED)]
+    near = [name for name in known if id in name][:_NEAR_MAX]
+    near += [name for name in difflib.get_close_matches(id, known, _NEAR_MAX, 0.5) if name not in near]
+    if near:
+        hint = f"Did you mean {_either([repr(name) for name in near[:_NEAR_MAX]])}?"
+    elif known:
+        hint = f"The newest are {', '.join(repr(name) for name in known[:_NEAR_MAX])}."
+    else:
+        hint = "The store has no traced runs yet."
+    return f"{file} has no trace of {id!r}. {hint} `understudy trace {file}` lists them."
+
+
+def _either(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _console() -> Console:
+    # A terminal that cannot show a character of somebody's text shows a question mark instead of a traceback.
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPE_WIDTH)
+    return console

@@ -1,0 +1,106 @@
+"""Values to bytes and back: msgpack through msgspec, data only.
+
+Nothing is revived into a type by name: the type that decodes is always given by our code (a handler's signature, a
+state's annotation). Types that msgspec does not know are pydantic models (pydantic is looked at only when the program
+has imported it) and objects that say how they are stored in `__understudy_data__`; `revive` turns those back.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import msgspec
+
+from understudy.errors import EncodingFailed, StateUndecodable
+
+T = TypeVar("T")
+Revive = Callable[[Any, Any], Any]
+"""`revive(type, data)`: the object of our own type *type*, or NotImplemented."""
+
+# Values of these types cannot be changed by their receiver and are their own copies.
+ATOMS = frozenset({int, str, bool, float, bytes, type(None)})
+
+
+def _is_pydantic(cls: Any) -> bool:
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(cls, type) and issubclass(cls, pydantic.BaseModel)
+
+
+def _to_data(value: Any) -> Any:
+    to_data = getattr(type(value), "__understudy_data__", None)
+    if to_data is not None:
+        return to_data(value)
+    if _is_pydantic(type(value)):
+        return value.model_dump(mode="json")
+    raise NotImplementedError(f"a value of type {type(value).__qualname__} cannot be stored")
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_data)
+# Sorted keys and sets: equal arguments have equal bytes in every process. Only for digests; data keeps its own order.
+_CANONICAL = msgspec.msgpack.Encoder(enc_hook=_to_data, order="deterministic")
+
+
+def encode(value: Any) -> bytes:
+    """Return the bytes of *value*.
+
+    Raises:
+        EncodingFailed: It is not data: an unknown type, a lone surrogate, an integer beyond 64 bits, too deep.
+    """
+    try:
+        return _ENCODER.encode(value)
+    except (NotImplementedError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _encoding_failed(value, error) from error
+
+
+def digest(value: Any) -> bytes:
+    """Return 16 bytes that are equal for equal values, in every process and Python version."""
+    try:
+        return blake2b(_CANONICAL.encode(value), digest_size=16).digest()
+    except (NotImplementedError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _encoding_failed(value, error) from error
+
+
+def _encoding_failed(value: Any, error: Exception) -> EncodingFailed:
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return EncodingFailed(
+        f"a value of type {type(value).__qualname__} cannot be stored: {why}. Expected msgspec Structs, dataclasses, "
+        "attrs, TypedDicts, pydantic models, enums, dates, UUIDs, decimals, containers and plain values."
+    )
+
+
+class Codec:
+    """Decoders of one system: its `revive` gives refs and jobs back their system."""
+
+    def __init__(self, revive: Revive) -> None:
+        def from_data(cls: Any, data: Any) -> Any:
+            if _is_pydantic(cls):
+                return cls.model_validate(data)
+            value = revive(cls, data)
+            if value is NotImplemented:
+                raise NotImplementedError(f"data cannot become a {cls!r}")
+            return value
+
+        self._from_data = from_data
+
+    def decoder(self, of: Any) -> Callable[[bytes], Any]:
+        """Return the function that decodes bytes as type *of*; it raises what `msgspec` raises."""
+        if of is Any or of is None:
+            of = Any if of is Any else type(None)
+        return msgspec.msgpack.Decoder(of, dec_hook=self._from_data).decode
+
+
+def decode_or_suspend(decode: Callable[[bytes], T], body: bytes, what: str) -> T:
+    """Decode stored bytes; bytes that do not decode are an error that names *what* they are.
+
+    Raises:
+        StateUndecodable: They do not decode.
+    """
+    try:
+        return decode(body)
+    except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError, RecursionError) as error:
+        raise StateUndecodable(
+            f"{what} does not decode: {error}. Give added fields defaults, or write a @migrate function."
+        ) from error

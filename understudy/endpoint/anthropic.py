@@ -1,0 +1,473 @@
+"""The Anthropic Messages API as a provider: one streamed attempt per call, put together here, nothing retried.
+
+Always streams and decodes the raw events itself, because the SDK's helpers lose what was counted when an answer is
+broken: every failure of an attempt carries the usage seen until then. Imports `anthropic` at the first call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+from understudy.clock import outside, wall_clock
+from understudy.endpoint.failures import classify
+from understudy.endpoint.model import (
+    Block,
+    ChatMessage,
+    ModelAnswer,
+    ModelRequest,
+    Opaque,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from understudy.errors import EndpointUnavailable, InvalidDefinition, Refused
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic, AsyncStream
+    from anthropic._streaming import ServerSentEvent
+    from anthropic.types import RawMessageStreamEvent
+
+_NAME = "anthropic"
+# A connection that takes longer is not coming; TLS on a busy loop needs more than the SDK's 5 s.
+_CONNECT_TIMEOUT_S = 10.0
+# After the last event only the end of the body is missing; without it the connection cannot be used again.
+_DRAIN_TIMEOUT_S = 1.0
+
+
+class AnthropicProvider:
+    """Claude models through the official `anthropic` package.
+
+    `timeout_s` bounds one attempt as a whole, `read_timeout_s` the silence within it. Without `api_key` or
+    `base_url` the SDK's own environment variables count. Uses aiohttp when it is installed (`understudy[aiohttp]`),
+    which costs much less CPU time per call. Clients belong to the event loop they were first used on; `close` closes those of the running loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        timeout_s: float = 600.0,
+        # The service sends a ping every few seconds while it thinks; a minute and a half of silence is a dead line.
+        read_timeout_s: float = 90.0,
+    ) -> None:
+        for name, value in (("timeout_s", timeout_s), ("read_timeout_s", read_timeout_s)):
+            if not (isinstance(cast(object, value), int | float) and 0 < value < math.inf):
+                raise InvalidDefinition(f"AnthropicProvider {name} must be a number of seconds above 0; got {value!r}.")
+        if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
+            raise InvalidDefinition(
+                f"AnthropicProvider base_url must start with http:// or https://; got {base_url!r}. "
+                "Leave it out to use the vendor's own address."
+            )
+        if api_key == "":
+            raise InvalidDefinition(
+                "AnthropicProvider api_key is an empty string. Pass a key, or leave it out to use ANTHROPIC_API_KEY."
+            )
+        self._api_key = api_key
+        self._base_url = base_url
+        self._timeout_s = float(timeout_s)
+        self._read_timeout_s = float(read_timeout_s)
+        self._rooms: dict[asyncio.AbstractEventLoop, _Room] = {}
+
+    def __repr__(self) -> str:
+        return f"AnthropicProvider(base_url={self._base_url!r}, timeout_s={self._timeout_s:g})"  # Never the key.
+
+    def __getstate__(self) -> object:
+        raise TypeError(
+            "AnthropicProvider holds an API key and connections; it cannot be pickled or copied. Make another."
+        )
+
+    async def call(self, request: ModelRequest, *, on_text: Callable[[str], None] | None = None) -> ModelAnswer:
+        """Make one attempt and return the complete answer; if cancelled, the stream is closed and the answer is lost.
+
+        `on_text` sees the text as it arrives, also of an attempt that fails later; what it raises ends the attempt.
+
+        Raises:
+            Refused: The model declined; `category` says why when the service does.
+            ModelFailure: No usable answer; `sent`, `billed` and `usage` tell what the attempt may have cost.
+        """
+        try:
+            client = await self._client()
+        except Exception as error:  # No key, or a profile that cannot be read.
+            failure = classify(error)
+            if failure is None:
+                raise
+            raise failure from error
+        assembly = _Assembly(on_text)
+        limit = asyncio.timeout(self._timeout_s)
+        try:
+            async with limit, contextlib.aclosing(self._events(client, request, assembly)) as events:
+                async for event in events:
+                    assembly.add(event)
+                    if assembly.complete:
+                        break
+        except TimeoutError as error:
+            if not limit.expired():
+                raise  # The callback's own.
+            raise self._unavailable(assembly, f"no complete answer within timeout_s={self._timeout_s:g}") from error
+        return assembly.answer()
+
+    async def close(self) -> None:
+        """Close the connections of the running loop; a later call opens new ones."""
+        room = self._rooms.pop(asyncio.get_running_loop(), None)
+        if room is not None and room.client is not None:
+            await room.client.close()
+
+    async def _events(
+        self, client: AsyncAnthropic, request: ModelRequest, assembly: _Assembly
+    ) -> AsyncGenerator[_Event, None]:
+        """Yield the events of one attempt; what the SDK and the connection raise comes out as a `ModelFailure`."""
+        # Errors of the code that consumes the events are not raised in here, so none of them is taken for a failure.
+        try:
+            # `Any`: the SDK's parameter types are TypedDicts by the hundred; the wire format is checked by the tests.
+            create = cast(Any, client.messages.create)
+            stream: AsyncStream[RawMessageStreamEvent] = await create(**_body(request), stream=True)
+            assembly.request_id = stream.response.headers.get("request-id")
+            assembly.status = stream.response.status_code
+            try:
+                # A generator, though typed as less: closed here, not whenever it is collected.
+                raws = cast("AsyncGenerator[ServerSentEvent, None]", stream.raw_events(stream.response))
+                async with contextlib.aclosing(raws) as raw_events:
+                    async for raw in raw_events:
+                        if not raw.data:
+                            continue
+                        event = _decode_event(raw.data)
+                        if event.type == "error":
+                            raise _StreamError(event.error or {}, stream.response, assembly.request_id)
+                        yield event
+                        if event.type == "message_stop":
+                            await _drain(raw_events)
+                            return
+            finally:
+                await stream.close()
+        except msgspec.DecodeError as error:
+            raise self._unavailable(assembly, f"an event of the answer does not decode: {error}") from error
+        except Exception as error:
+            failure = classify(
+                error,
+                usage=assembly.usage_so_far,
+                in_stream=assembly.status is not None,
+                request_id=assembly.request_id,
+                now=wall_clock(asyncio.get_running_loop())(),
+            )
+            if failure is None:
+                raise
+            raise failure from error
+        raise self._unavailable(assembly, "the answer ended early, without message_stop")
+
+    def _unavailable(self, assembly: _Assembly, what: str) -> EndpointUnavailable:
+        return EndpointUnavailable(
+            what, status=assembly.status, request_id=assembly.request_id, retry_after_s=None, error_code=None,
+            error_type=None, sent=True, billed=True, usage=assembly.usage_so_far,
+        )  # fmt: skip
+
+    async def _client(self) -> AsyncAnthropic:
+        loop = asyncio.get_running_loop()
+        room = self._rooms.get(loop)
+        if room is None:
+            self._rooms = {known: rooms for known, rooms in self._rooms.items() if not known.is_closed()}
+            room = self._rooms[loop] = _Room()
+        if room.client is None:
+            async with room.opening:
+                if room.client is None:
+                    # In a thread: the import alone takes a second. A cancelled wait leaves a client without connections.
+                    with outside():
+                        room.client = await asyncio.to_thread(self._open)
+        return room.client
+
+    def _open(self) -> AsyncAnthropic:
+        import anthropic  # A second and 75 MB, so only for those who call a model.
+
+        # An environment's proxy cannot reach this machine's loopback; a test must not depend on NO_PROXY being set.
+        trust_env = not _is_loopback(self._base_url)
+        timeout = anthropic.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S, read=self._read_timeout_s)
+        client_class = anthropic.DefaultAioHttpClient if _has_aiohttp() else anthropic.DefaultAsyncHttpxClient
+        client = anthropic.AsyncAnthropic(
+            api_key=self._api_key,
+            base_url=self._base_url,
+            timeout=timeout,
+            max_retries=0,  # Its retries know neither spend limits nor our budgets, and may sleep for hours.
+            open_telemetry=False,  # Otherwise every call is traced, and its tokens summed, twice.
+            http_client=client_class(timeout=timeout, trust_env=trust_env),
+        )
+        _know_platform(client)
+        return client
+
+
+class _Room:
+    """What belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self.opening = asyncio.Lock()
+        self.client: AsyncAnthropic | None = None
+
+
+def _know_platform(client: AsyncAnthropic) -> None:
+    """Tell the client its platform, which it would find out in a thread of its own, unseen by a loop's virtual time."""
+    from anthropic import _base_client
+
+    private = cast(Any, client)  # Private names: without them the client finds out by itself.
+    find = getattr(_base_client, "get_platform", None)
+    if find is not None and getattr(private, "_platform", find) is None:
+        private._platform = find()
+
+
+def _has_aiohttp() -> bool:
+    try:
+        import aiohttp  # noqa: F401  # pyright: ignore[reportUnusedImport] - only whether it is there
+    except ImportError:
+        return False
+    return True
+
+
+def _is_loopback(base_url: str | None) -> bool:
+    host = urlsplit(base_url or "").hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _drain(raw_events: AsyncIterator[object]) -> None:
+    """Read to the end of the body, so that the connection is used again; the answer is complete whatever happens."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+            async for _ in raw_events:
+                pass
+
+
+# The request -----------------------------------------------------------------------------------------------------
+
+
+def _body(request: ModelRequest) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": request.model,
+        "max_tokens": request.max_tokens,
+        "messages": [message for message in map(_message, request.messages) if message["content"]],
+    }
+    if request.system:
+        body["system"] = request.system
+    if request.tools:
+        body["tools"] = [
+            {"name": tool.name, "description": tool.description, "input_schema": tool.schema} for tool in request.tools
+        ]
+    if request.output_schema is not None:
+        body["output_config"] = {"format": {"type": "json_schema", "schema": request.output_schema}}
+    return body
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    # The service refuses empty text, and wants the results of tools before anything else.
+    blocks = [
+        block
+        for block in message.content
+        if not (isinstance(block, Text) and not block.text)
+        and not (isinstance(block, Opaque) and block.provider != _NAME)
+    ]
+    blocks.sort(key=lambda block: not isinstance(block, ToolResult))
+    return {"role": message.role, "content": [_block(block) for block in blocks]}
+
+
+def _block(block: Block) -> dict[str, Any]:
+    match block:
+        case Text():
+            return {"type": "text", "text": block.text}
+        case ToolCall():
+            return {"type": "tool_use", "id": block.id, "name": block.name, "input": block.arguments}
+        case ToolResult():
+            return {
+                "type": "tool_result", "tool_use_id": block.call_id, "content": block.content, "is_error": block.is_error,
+            }  # fmt: skip
+        case Opaque():
+            return block.block
+
+
+# The answer ------------------------------------------------------------------------------------------------------
+
+
+class _CacheWrites(msgspec.Struct):
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class _Counts(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation: _CacheWrites | None = None
+
+
+class _Message(msgspec.Struct):
+    id: str
+    model: str
+    usage: _Counts
+
+
+class _Event(msgspec.Struct):
+    """Any event of the stream; fields that an event does not have, and events nobody knows yet, do no harm."""
+
+    type: str
+    message: _Message | None = None
+    index: int | None = None
+    content_block: dict[str, Any] | None = None
+    delta: dict[str, Any] | None = None
+    usage: _Counts | None = None
+    error: dict[str, Any] | None = None
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+class _StreamError(Exception):
+    """An `error` event, shaped like the SDK's status error, so that the classifier treats both alike."""
+
+    def __init__(self, error: Mapping[str, Any], response: object, request_id: str | None) -> None:
+        super().__init__(str(error.get("message") or error.get("type") or "error event without a message"))
+        details = error.get("details")
+        self.response = response
+        self.status_code = 200
+        self.request_id = request_id
+        self.type = error.get("type")
+        self.error_code = cast(Mapping[str, Any], details).get("error_code") if isinstance(details, Mapping) else None
+
+
+class _Assembly:
+    """The answer as far as it has come."""
+
+    def __init__(self, on_text: Callable[[str], None] | None) -> None:
+        self.status: int | None = None  # Known as soon as the answer has begun.
+        self.request_id: str | None = None
+        self.complete = False
+        self._on_text = on_text
+        self._message: _Message | None = None
+        self._counts: dict[str, int] = {}
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._json: dict[int, list[str]] = {}
+        self._stop_reason: str | None = None
+        self._stop_details: Mapping[str, Any] = {}
+
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """What was counted until now; None before the service said anything."""
+        if self._message is None:
+            return None
+        count = self._counts.get
+        written = count("cache_creation_input_tokens", 0)
+        written_1h = count("ephemeral_1h_input_tokens", 0)
+        return Usage(
+            input_tokens=count("input_tokens", 0),
+            output_tokens=count("output_tokens", 0),
+            cache_read_tokens=count("cache_read_input_tokens", 0),
+            # The sum is always there, the split by lifetime is not; five minutes is the service's default.
+            cache_write_5m_tokens=count("ephemeral_5m_input_tokens", 0) or max(0, written - written_1h),
+            cache_write_1h_tokens=written_1h,
+        )
+
+    def add(self, event: _Event) -> None:
+        """Take the next event in."""
+        match event.type:
+            case "message_start" if event.message is not None:
+                self._message = event.message
+                self._count(event.message.usage)
+            case "content_block_start" if event.index is not None and event.content_block is not None:
+                self._blocks[event.index] = event.content_block
+                self._tell(event.content_block.get("text"))
+            case "content_block_delta" if event.index is not None and event.delta is not None:
+                self._grow(event.index, event.delta)
+            case "message_delta":
+                delta = event.delta or {}
+                self._stop_reason = delta.get("stop_reason") or self._stop_reason
+                self._stop_details = delta.get("stop_details") or self._stop_details
+                if event.usage is not None:
+                    self._count(event.usage)
+            case "message_stop":
+                self.complete = True
+            case _:
+                pass  # `ping`, `content_block_stop`, and whatever the service adds.
+
+    def answer(self) -> ModelAnswer:
+        """Return the complete answer; an answer that lacks what the API promises is no answer."""
+        usage = self.usage_so_far
+        if self._message is None or usage is None or self._stop_reason is None:
+            raise EndpointUnavailable(
+                "the answer lacks its beginning or its stop_reason", status=self.status, request_id=self.request_id,
+                retry_after_s=None, error_code=None, error_type=None, sent=True, billed=True, usage=usage,
+            )  # fmt: skip
+        if self._stop_reason == "refusal":
+            category, why = self._stop_details.get("category"), self._stop_details.get("explanation")
+            raise Refused(
+                f"the model declined to answer ({category or 'no category given'}){f': {why}' if why else ''}",
+                category=category, status=self.status, request_id=self.request_id, retry_after_s=None, error_code=None,
+                error_type=None, sent=True, billed=True, usage=usage,
+            )  # fmt: skip
+        return ModelAnswer(
+            id=self._message.id,
+            model=self._message.model,
+            content=[self._block(index) for index in sorted(self._blocks)],
+            stop_reason=self._stop_reason,
+            usage=usage,
+            request_id=self.request_id,
+        )
+
+    def _count(self, counts: _Counts) -> None:
+        # The counts of a stream are cumulative: later ones replace earlier ones, and what is missing stays.
+        found: dict[str, Any] = msgspec.structs.asdict(counts)
+        split: _CacheWrites | None = found.pop("cache_creation")
+        if split is not None:
+            found |= msgspec.structs.asdict(split)
+        self._counts |= {name: value for name, value in found.items() if value is not None}
+
+    def _grow(self, index: int, delta: dict[str, Any]) -> None:
+        block = self._blocks.setdefault(index, {"type": "text", "text": ""})
+        if delta.get("type") == "input_json_delta":
+            self._json.setdefault(index, []).append(str(delta.get("partial_json", "")))
+            return
+        if delta.get("type") == "citations_delta":
+            block["citations"] = [*(block.get("citations") or []), delta.get("citation")]
+            return
+        # Text, thinking, signatures, and kinds still to come: each field continues the block's field of that name.
+        for name, value in delta.items():
+            if name == "type":
+                continue
+            before = block.get(name)
+            block[name] = before + value if isinstance(before, str) and isinstance(value, str) else value
+        if delta.get("type") == "text_delta":
+            self._tell(delta.get("text"))
+
+    def _tell(self, text: object) -> None:
+        if self._on_text is not None and isinstance(text, str) and text:
+            self._on_text(text)
+
+    def _block(self, index: int) -> Block:
+        block = self._blocks[index]
+        arguments, malformed = self._input(index)
+        match block.get("type"):
+            case "text":
+                return Text(str(block.get("text", "")))
+            case "tool_use":
+                return ToolCall(str(block.get("id")), str(block.get("name")), arguments, malformed)
+            case _:
+                return Opaque(_NAME, {**block, "input": arguments} if index in self._json else block)
+
+    def _input(self, index: int) -> tuple[dict[str, Any], str | None]:
+        """The arguments of a tool call, or the text that should have been them."""
+        written = "".join(self._json.get(index, []))
+        if not written:  # A call without arguments, or one that came whole with the block's start.
+            given = self._blocks[index].get("input")
+            return (cast(dict[str, Any], given), None) if isinstance(given, dict) else ({}, None)
+        try:
+            return msgspec.json.decode(written, type=dict[str, Any]), None
+        except msgspec.DecodeError:
+            return {}, written

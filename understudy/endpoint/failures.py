@@ -1,0 +1,272 @@
+"""What went wrong with a model call: one pure function from whatever was raised to our error tree.
+
+Looks at attributes and class names only, so that it needs no vendor package and works for every transport. The
+order of trust: error code, error type, status, the module that raised, Python's own exceptions. Messages are read
+only where the service gives nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+from understudy.endpoint.model import Usage
+from understudy.errors import (
+    AuthenticationFailed,
+    ContextOverflow,
+    EndpointUnavailable,
+    MalformedOutput,
+    ModelFailure,
+    Overloaded,
+    RateLimited,
+    RequestRejected,
+    SpendLimitReached,
+    UnderstudyError,
+)
+
+# Codes that say more than type and status do. A spend limit arrives as a 429, like a rate limit, and no wait cures it.
+_BY_CODE: Mapping[str, type[ModelFailure]] = {
+    "ramp_limit_exceeded": RateLimited,
+    "enforced_spend_limit_reached": SpendLimitReached,
+    "contract_spend_limit_reached": SpendLimitReached,
+    "linked_organization_spend_limit_reached": SpendLimitReached,
+    "linked_organization_billing_unavailable": SpendLimitReached,
+    "organization_on_hold": AuthenticationFailed,
+    "compaction_unavailable": Overloaded,
+    "request_body_timeout": EndpointUnavailable,
+}
+
+# `invalid_request_error` is missing on purpose: it stands for too many things, see `_rejection`.
+_BY_TYPE: Mapping[str, type[ModelFailure]] = {
+    "rate_limit_error": RateLimited,
+    "overloaded_error": Overloaded,
+    "billing_error": SpendLimitReached,
+    "authentication_error": AuthenticationFailed,
+    "permission_error": AuthenticationFailed,
+    "not_found_error": RequestRejected,
+    "request_too_large": RequestRejected,
+    "timeout_error": EndpointUnavailable,
+    "conflict_error": EndpointUnavailable,
+    "api_error": EndpointUnavailable,
+}
+
+_BY_STATUS: Mapping[int, type[ModelFailure]] = {
+    401: AuthenticationFailed,
+    402: SpendLimitReached,
+    403: AuthenticationFailed,
+    408: EndpointUnavailable,
+    409: EndpointUnavailable,
+    429: RateLimited,
+    529: Overloaded,
+}
+
+_TRANSPORTS = frozenset({"httpx2", "httpx", "httpcore2", "httpcore", "h11", "aiohttp", "anyio"})
+
+# Class names of transports (ours to know, not to import) for failures before the request left. aiohttp's come first:
+# the bridge to httpx calls a server that hung up *after* the request a ConnectError too.
+_SENT = frozenset({"ServerDisconnectedError", "ClientPayloadError", "ReadError", "ReadTimeout", "RemoteProtocolError"})
+_NOT_SENT = frozenset({"ClientConnectorError", "ConnectionTimeoutError", "ConnectTimeout", "PoolTimeout", "gaierror",
+                       "ConnectionRefusedError", "LocalProtocolError"})  # fmt: skip
+_BAD_URL = frozenset({"UnsupportedProtocol", "InvalidURL", "NonHttpUrlClientError", "InvalidUrlClientError"})
+
+_TOO_LONG = re.compile(r"prompt is too long: (\d+) tokens > (\d+) maximum")
+_TOO_LONG_LOOSE = re.compile(r"prompt is too long|exceeds? (the )?(model's )?context (window|limit)", re.IGNORECASE)
+_NO_MONEY = re.compile(r"credit balance is too low|(spend|usage) limits?\b.*reached|reached .*\b(spend|usage) limits?",
+                       re.IGNORECASE)  # fmt: skip
+_QUOTED_CHARS = 500  # A proxy's HTML page can be long.
+_NO_KEY = "Could not resolve authentication method"
+
+
+def classify(
+    error: BaseException,
+    *,
+    usage: Usage | None = None,
+    in_stream: bool = False,
+    request_id: str | None = None,
+    now: float | None = None,
+) -> ModelFailure | None:
+    """Return the failure that *error* stands for, or None when it is none of the endpoint's.
+
+    `in_stream` says that the answer had begun (the attempt is billed); `usage` is what was counted until then, and
+    `request_id` what the answer's headers said. `now` (seconds since the epoch) is needed only for a retry date from
+    a service that sends no `date` of its own. `retry_after_s` is what the service asks for, uncapped: the caller has
+    the deadline.
+    """
+    if isinstance(error, ModelFailure):
+        return error
+    if not isinstance(error, Exception) or isinstance(error, UnderstudyError):
+        return None  # Cancellation and the end of the process are nobody's failure; our own errors have their names.
+    status = _integer(getattr(error, "status_code", None))
+    if status is not None and "APIResponseValidationError" not in _names(error):
+        return _of_answer(error, status, usage, in_stream=in_stream or status < 400, now=now)
+    # What is known of an attempt without an answer; spelled out, so that every failure carries the same attributes.
+    facts: dict[str, Any] = {
+        "status": 200 if in_stream else None, "request_id": request_id, "retry_after_s": None, "error_code": None,
+        "error_type": None, "usage": usage,
+    }  # fmt: skip
+    return _of_transport(error, facts, in_stream=in_stream) or _of_builtin(error, facts, in_stream=in_stream)
+
+
+def _of_answer(
+    error: Exception, status: int, usage: Usage | None, *, in_stream: bool, now: float | None
+) -> ModelFailure:
+    """The service answered: code, type, then status."""
+    code, kind = _string(getattr(error, "error_code", None)), _string(getattr(error, "type", None))
+    said = _string(getattr(error, "api_message", None)) or str(error)
+    headers = cast(Mapping[str, str], getattr(getattr(error, "response", None), "headers", None) or {})
+    retry_after_s = retry_after(headers, now=now)
+    request_id = _string(getattr(error, "request_id", None))
+    extra: dict[str, Any] = {}
+    if code is not None and (code in _BY_CODE or code.endswith("_spend_limit_reached")):
+        cls = _BY_CODE.get(code, SpendLimitReached)
+    elif kind is not None and kind in _BY_TYPE:
+        cls = _BY_TYPE[kind]
+    elif status in _BY_STATUS:
+        cls = _BY_STATUS[status]
+    elif 400 <= status < 500 or kind == "invalid_request_error":
+        cls, extra = _rejection(said)
+    else:  # 5xx, often HTML from a proxy without any type; or a stream that ended with an error nobody has seen yet.
+        cls = EndpointUnavailable
+    message = f"the model endpoint {'broke off its answer' if in_stream else 'answered'} with {status}"
+    message += f" ({code or kind or 'no error type'}): {said[:_QUOTED_CHARS]}"
+    if retry_after_s is not None:
+        message += f"; it asks to wait {retry_after_s:g} s"
+    if request_id is not None:
+        message += f" [request {request_id}]"
+    return cls(
+        message, status=status, request_id=request_id, retry_after_s=retry_after_s, error_code=code, error_type=kind,
+        sent=True, billed=in_stream, usage=usage, **extra,
+    )  # fmt: skip
+
+
+def _rejection(said: str) -> tuple[type[ModelFailure], dict[str, Any]]:
+    """A 400 without a code: the length of the prompt and an empty account are told in words only."""
+    if found := _TOO_LONG.search(said):
+        return ContextOverflow, {"tokens": int(found[1]), "tokens_max": int(found[2])}
+    if _TOO_LONG_LOOSE.search(said):
+        return ContextOverflow, {"tokens": None, "tokens_max": None}
+    if _NO_MONEY.search(said):
+        return SpendLimitReached, {}
+    return RequestRejected, {}
+
+
+def _of_transport(error: Exception, facts: dict[str, Any], *, in_stream: bool) -> ModelFailure | None:
+    """No answer, or half of one: the exception's module says that the connection is to blame."""
+    chain = list(_chain(error))
+    names = frozenset[str]().union(*map(_names, chain))
+    module, own = type(error).__module__.partition(".")[0], _names(error)
+    if module == "anthropic" and "CredentialsError" in own:
+        return AuthenticationFailed(f"no usable API key was found: {error}", sent=False, billed=False, **facts)
+    if module == "anthropic" and "APIResponseValidationError" in own:
+        return _unavailable("the answer is not what the API promises", error, facts, sent=True)
+    if module not in _TRANSPORTS and not (module == "anthropic" and "APIConnectionError" in own):
+        return None
+    if names & _BAD_URL:
+        return RequestRejected(
+            f"the endpoint's address cannot be used: {_innermost(chain)}. Correct base_url.",
+            sent=False, billed=False, **facts,
+        )  # fmt: skip
+    sent = in_stream or bool(names & _SENT) or not (names & _NOT_SENT or _plain_connect_error(chain))
+    timed_out = bool(names & {"TimeoutException", "APITimeoutError", "TimeoutError"})
+    if in_stream:
+        what = "the answer stalled" if timed_out else "the connection dropped in the middle of the answer"
+    elif sent:
+        what = "no answer in time" if timed_out else "the connection dropped before the answer"
+    else:
+        what = "no connection to the model endpoint"
+    return _unavailable(what, _innermost(chain), facts, sent=sent)
+
+
+def _of_builtin(error: Exception, facts: dict[str, Any], *, in_stream: bool) -> ModelFailure | None:
+    """Python's own exceptions, as the vendor's package lets them through."""
+    names, said = _names(error), str(error)
+    if "JSONDecodeError" in names or isinstance(error, UnicodeDecodeError):
+        return _unavailable("the answer is not JSON", error, facts, sent=True)
+    if said.startswith("Unable to parse tool parameter JSON") or type(error).__module__.startswith("pydantic"):
+        return MalformedOutput(f"the model's answer does not decode: {error}", sent=True, billed=True, **facts)
+    if isinstance(error, OSError):  # Refused, reset, TLS, name resolution, TimeoutError.
+        return _unavailable("the connection failed", error, facts, sent=in_stream or not names & _NOT_SENT)
+    if isinstance(error, AssertionError):  # The SDK's own stream helper, when a gateway strips the event names.
+        return _unavailable("the stream is not what the API promises", error, facts, sent=True)
+    if _NO_KEY in said:
+        return AuthenticationFailed(
+            "no API key: pass api_key= or set ANTHROPIC_API_KEY; nothing was sent", sent=False, billed=False, **facts
+        )
+    if isinstance(error, TypeError) or said.startswith("Streaming is required"):
+        return RequestRejected(f"the request cannot be sent: {error}", sent=False, billed=False, **facts)
+    return None
+
+
+def _unavailable(what: str, error: BaseException, facts: dict[str, Any], *, sent: bool) -> EndpointUnavailable:
+    said = " ".join(str(error).split())  # Transports write several lines.
+    detail = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    # Whoever was sent a request may have finished it: the cost stays reserved until somebody knows better.
+    return EndpointUnavailable(f"{what} ({detail})", sent=sent, billed=sent, **facts)
+
+
+def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
+    """Return how many seconds the service asks to wait, from `retry-after-ms` or `retry-after` (seconds or a date)."""
+    milliseconds = _seconds(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _seconds(value)
+    if seconds is not None or value is None:
+        return seconds
+    until = _timestamp(value)
+    since = _timestamp(headers.get("date", ""))  # The service's own clock: ours may be off.
+    if since is None:
+        since = now
+    return None if until is None or since is None else max(0.0, until - since)
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return max(0.0, number) if math.isfinite(number) else None
+
+
+def _timestamp(value: str) -> float | None:
+    try:
+        parsed = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+
+
+def _names(error: BaseException) -> frozenset[str]:
+    return frozenset(cls.__name__ for cls in type(error).__mro__)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """*error* and what caused it, outermost first."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
+def _innermost(chain: list[BaseException]) -> BaseException:
+    """The exception that says most: the deepest one with a text of its own."""
+    return next((one for one in reversed(chain) if str(one)), chain[-1])
+
+
+def _plain_connect_error(chain: list[BaseException]) -> bool:
+    names = {type(one).__name__ for one in chain}
+    return "ConnectError" in names and not any(type(one).__module__.startswith("aiohttp") for one in chain)
+
+
+def _string(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

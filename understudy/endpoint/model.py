@@ -1,0 +1,134 @@
+"""One model call as data, the same for every provider: what is asked, what is answered, what was counted.
+
+All of it encodes with msgspec, so that a request can be compared, an answer journaled and a conversation stored.
+Knows nothing of any vendor: what only one vendor understands travels in `Opaque` and goes back to it unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeAlias
+
+import msgspec
+
+
+class Text(msgspec.Struct, frozen=True, tag="text"):
+    """Plain text, from either side."""
+
+    text: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
+    """The model asks for a tool to be run.
+
+    `malformed` holds the text of the arguments when it is not a JSON object (the model erred, or the answer was cut);
+    `arguments` is empty then, and the tool must not be run.
+    """
+
+    id: str
+    name: str
+    arguments: dict[str, Any]  # JSON as the model wrote it; the tool's own types validate it
+    malformed: str | None = None
+
+
+class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):
+    """What a tool answered to the `ToolCall` with the same id."""
+
+    call_id: str
+    content: str
+    is_error: bool = False
+
+
+class Opaque(msgspec.Struct, frozen=True, tag="opaque"):
+    """A block that only `provider` understands, such as signed thinking; sent back to it exactly as it came.
+
+    Such blocks are bound to model and conversation: leave them out before the conversation goes to another model.
+    """
+
+    provider: str
+    block: dict[str, Any]  # the vendor's own shape
+
+
+Block: TypeAlias = Text | ToolCall | ToolResult | Opaque
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """One message of the conversation."""
+
+    role: Literal["user", "assistant"]
+    content: list[Block]
+
+
+class ToolSpec(msgspec.Struct, frozen=True):
+    """A tool as the model sees it; `schema` is the JSON schema of its arguments, an object."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """The five raw token counts of one call. They do not overlap: the prompt's length is the sum of all but the output."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt, cached parts included."""
+        return self.input_tokens + self.cache_read_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens
+
+
+class ModelRequest(msgspec.Struct, frozen=True):
+    """What the model is asked. With `output_schema`, its text is JSON of that schema."""
+
+    model: str
+    messages: list[ChatMessage]
+    system: str = ""
+    tools: list[ToolSpec] = []
+    max_tokens: int = 8192
+    output_schema: dict[str, Any] | None = None
+
+
+class ModelAnswer(msgspec.Struct, frozen=True):
+    """What the model answered, complete. `model` is the name the service reports, which may carry a date.
+
+    `stop_reason` is the service's word: `end_turn`, `tool_use`, `max_tokens`, `stop_sequence`, `pause_turn`,
+    `model_context_window_exceeded`. Tool calls of an answer cut by `max_tokens` must not be run.
+    """
+
+    id: str
+    model: str
+    content: list[Block]
+    stop_reason: str
+    usage: Usage
+    request_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All text of the answer, joined."""
+        return "".join(block.text for block in self.content if isinstance(block, Text))
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """All tool calls of the answer, in order, malformed ones included."""
+        return [block for block in self.content if isinstance(block, ToolCall)]
+
+
+class Provider(Protocol):
+    """One vendor's API: makes exactly one attempt per call, never retries by itself."""
+
+    async def call(self, request: ModelRequest, *, on_text: Callable[[str], None] | None = None) -> ModelAnswer:
+        """Return the complete answer; `on_text` sees its text as it arrives.
+
+        Raises:
+            ModelFailure: No usable answer; `sent`, `billed` and `usage` tell what the attempt may have cost.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connections of the running loop; a later call opens new ones."""
+        ...

@@ -1,0 +1,284 @@
+"""Every error that callers can meet, in one tree, branched by what a caller can do about it.
+
+    UnderstudyError
+    ├── RetryLater                  the same call may succeed later
+    │   ├── MailboxFull             the receiver has too many waiting messages; nothing was stored
+    │   ├── ActorSuspended          the actor is held with a reason; its mail is kept; resume it and await again
+    │   ├── Deadlock                actors wait for each other in a circle; this ask was refused
+    │   ├── StoreLocked             another process owns the store
+    │   └── ModelFailure            the model endpoint did not give a usable answer
+    │       ├── RateLimited         too many requests or tokens; wait `retry_after_s`
+    │       ├── Overloaded          the service is overloaded
+    │       ├── EndpointUnavailable no answer: connection, timeout, 5xx, dropped stream
+    │       ├── ContextOverflow     the prompt does not fit the model's window
+    │       ├── MalformedOutput     the answer is not what the output type asks for
+    │       ├── Refused             the model declined to answer
+    │       ├── RequestRejected     the request is wrong (400, 404, 413, 422): change it
+    │       ├── SpendLimitReached   the account may not spend more
+    │       └── AuthenticationFailed the key is not accepted
+    ├── ChangeCall                  the same call will fail again; change it
+    │   ├── InvalidArguments        the arguments do not fit the handler's signature (also a TypeError)
+    │   ├── NoSuchHandler           the name is no handler or query of that actor (also an AttributeError)
+    │   ├── InvalidDefinition       a class, handler, step or tool is defined wrongly (also a TypeError)
+    │   ├── NotRegistered           the system was not given this class
+    │   ├── EncodingFailed          the value cannot be stored as data
+    │   ├── LimitExceeded           a configured size or count is exceeded; names the limit and the value
+    │   ├── KeyConflict             the key was used with other arguments
+    │   ├── CallCycle               the ask would wait for itself
+    │   ├── NotFound                the id names nothing (any more)
+    │   ├── NoTurn                  this may only be called inside a turn
+    │   ├── WrongLoop               the system belongs to another event loop
+    │   └── StoreRefused            the file is not a store that can be opened; it was not touched
+    └── GiveUp                      no later and no other call will make it succeed
+        ├── HandlerFailed           the message ended as a failure; names the cause and the dead letter
+        ├── StepFailed              a step raised an error that it does not declare
+        │   └── ToolFailed          a tool's body did
+        ├── StepTimeout             a step or handler took longer than its `timeout_s` (also a TimeoutError)
+        ├── OutcomeUnknown          it was started and nobody knows whether it happened
+        ├── DeadlineExceeded        the message's deadline passed (also a TimeoutError)
+        ├── JobCancelled            the message was cancelled
+        ├── ActorStopped            the actor has stopped for good; nothing was stored
+        ├── StateUndecodable        stored state, event or message bytes do not decode
+        ├── SystemClosed            the system is not running
+        ├── StoreFailed             a write failed with unknown outcome; nothing more is released
+        └── SystemFailed            the system stopped itself; the cause is chained
+
+    TurnEnded (BaseException)       the system has ended this turn; it can do nothing more
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class UnderstudyError(Exception):
+    """Root of all errors raised by this library. Facts are attributes; every error survives pickling and copying."""
+
+    def __init__(self, message: str = "", **facts: Any) -> None:
+        super().__init__(message)
+        self._facts = facts
+        for name, value in facts.items():
+            setattr(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args[0] if self.args else "", self._facts)
+
+
+def _rebuild(cls: type[UnderstudyError], message: str, facts: dict[str, Any]) -> UnderstudyError:
+    return cls(message, **facts)
+
+
+class RetryLater(UnderstudyError):
+    """The same call may succeed later."""
+
+
+class ChangeCall(UnderstudyError):
+    """The same call will fail again; change it."""
+
+
+class GiveUp(UnderstudyError):
+    """No later and no other call will make it succeed."""
+
+
+class MailboxFull(RetryLater):
+    """`Limits.mailbox_messages` wait already; nothing was stored."""
+
+    depth: int = 0
+    depth_max: int = 0
+
+
+class ActorSuspended(RetryLater):
+    """The actor is held; its mail is kept. `system.resume(ref)` lets it go on, then await again."""
+
+    reason: str = ""
+
+
+class Deadlock(RetryLater):
+    """Actors wait for each other in a circle; the ask that would close it was refused."""
+
+
+class StoreLocked(RetryLater):
+    """Another process owns the store for writing."""
+
+    pid: int | None = None
+
+
+class ModelFailure(RetryLater):
+    """The model endpoint gave no usable answer. Usage seen before the failure is in `usage`."""
+
+    retry_after_s: float | None = None
+    status: int | None = None
+    request_id: str | None = None
+    error_code: str | None = None
+    error_type: str | None = None
+    sent: bool = True
+    billed: bool = False
+    usage: Any = None
+
+
+class RateLimited(ModelFailure):
+    """Too many requests or tokens; wait `retry_after_s` if it is set."""
+
+
+class Overloaded(ModelFailure):
+    """The service is overloaded (529)."""
+
+
+class EndpointUnavailable(ModelFailure):
+    """No complete answer: connection refused, timeout, 5xx, stream dropped, or not a valid answer."""
+
+
+class ContextOverflow(ModelFailure):
+    """The prompt does not fit the model's context window."""
+
+    tokens: int | None = None
+    tokens_max: int | None = None
+
+
+class MalformedOutput(ModelFailure):
+    """The model's answer does not decode as the output type."""
+
+
+class Refused(ModelFailure):
+    """The model declined to answer; `category` says why when the service does."""
+
+    category: str | None = None
+
+
+class RequestRejected(ModelFailure):
+    """The request itself is wrong (400, 404, 413, 422); the same request will be rejected again."""
+
+
+class SpendLimitReached(ModelFailure):
+    """The account may not spend more; no retry helps."""
+
+
+class AuthenticationFailed(ModelFailure):
+    """The API key is missing, wrong, or not allowed to do this."""
+
+
+class InvalidArguments(ChangeCall, TypeError):
+    """The arguments do not fit the signature; nothing was stored."""
+
+
+class NoSuchHandler(ChangeCall, AttributeError):
+    """The name is no handler or query of that actor."""
+
+
+class InvalidDefinition(ChangeCall, TypeError):
+    """A class, handler, step, tool or setting is defined wrongly."""
+
+
+class NotRegistered(ChangeCall):
+    """The system was not given this class, tool, endpoint or resource."""
+
+
+class EncodingFailed(ChangeCall, ValueError):
+    """The value cannot be stored as data; the text names the value's path."""
+
+
+class LimitExceeded(ChangeCall):
+    """A configured size or count is exceeded."""
+
+    limit: str = ""
+    value: int = 0
+    value_max: int = 0
+
+
+class KeyConflict(ChangeCall):
+    """The key was used before with other arguments."""
+
+    key: str = ""
+
+
+class CallCycle(ChangeCall):
+    """The ask would wait for itself: the receiver is an actor that waits for this very turn."""
+
+
+class NotFound(ChangeCall, LookupError):
+    """The id names nothing, or nothing any more."""
+
+
+class NoTurn(ChangeCall):
+    """Only the handler of a running turn may do this."""
+
+
+class WrongLoop(ChangeCall):
+    """The system was opened on another event loop, or in the parent of a forked process."""
+
+
+class StoreRefused(ChangeCall):
+    """The file is foreign, corrupt, newer, incomplete or on a network file system; it was not touched."""
+
+    path: str = ""
+
+
+class HandlerFailed(GiveUp):
+    """The message ended as a failure. `cause_type`, `cause` and `traceback` tell the error; `dead_letter` names the record."""
+
+    cause_type: str = ""
+    cause: str = ""
+    traceback: str = ""
+    dead_letter: str = ""
+
+
+class StepFailed(GiveUp):
+    """A step raised an error that it does not declare."""
+
+    step: str = ""
+    cause_type: str = ""
+    cause: str = ""
+    traceback: str = ""
+
+
+class ToolFailed(StepFailed):
+    """A tool's body raised an error that it does not declare."""
+
+    tool: str = ""
+
+
+class StepTimeout(GiveUp, TimeoutError):
+    """A step or handler took longer than its `timeout_s`."""
+
+    timeout_s: float = 0.0
+
+
+class OutcomeUnknown(GiveUp):
+    """A step that must not run twice was started, and nobody knows whether it happened."""
+
+    step: str = ""
+
+
+class DeadlineExceeded(GiveUp, TimeoutError):
+    """The message's deadline passed before its turn committed."""
+
+
+class JobCancelled(GiveUp):
+    """The message was cancelled before its turn committed."""
+
+
+class ActorStopped(GiveUp):
+    """The actor has stopped for good; nothing was stored."""
+
+
+class StateUndecodable(GiveUp):
+    """Stored state, event, message or outcome bytes do not decode, or their checksum fails."""
+
+
+class SystemClosed(GiveUp):
+    """The system is not running: not yet opened, or closed."""
+
+
+class StoreFailed(GiveUp):
+    """A write failed and its outcome is unknown; the store stopped and releases nothing more. Reopen it to go on."""
+
+
+class SystemFailed(GiveUp):
+    """The system stopped itself; the cause is chained."""
+
+
+class TurnEnded(BaseException):
+    """The system ended this turn (shutdown, suspension, cancellation), or it has finished; it can do nothing more.
+
+    A BaseException, so that a handler's own `except Exception` does not run its compensation because of a deploy.
+    """

@@ -1,0 +1,256 @@
+"""Group commit: everything that finished since the last fsync becomes one transaction.
+
+One task owns the store's writing side. What is handed to a batch is never refused; batches commit in order, so an
+effect is never durable before its cause. A message that is stored and finished within one batch never touches the
+table, and of several states of one actor only the last is written. A commit that fails has an unknown outcome: the
+committer stops for good, and nothing that waits is released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from understudy.errors import StoreFailed
+
+if TYPE_CHECKING:
+    from understudy.mailbox.envelope import Envelope
+    from understudy.mailbox.journal import Failure, JournalEntry, Outcome
+    from understudy.mailbox.store import Store
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The state of one actor after the event number `seq` (0 for actors without events)."""
+
+    version: int
+    seq: int
+    body: bytes
+
+
+class KeptResult(msgspec.Struct, frozen=True):
+    """The outcome of a `submit` or keyed message; `expires_at` is wall time."""
+
+    no: int
+    actor: int
+    handler: str
+    key: str | None
+    digest: bytes  # of the arguments, to tell a repeated key from a conflicting one
+    outcome: Outcome
+    state: str  # "done", "failed" or "cancelled"
+    finished_at: float
+    expires_at: float
+    correlation: str
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A message that was given up, with the failure that ended it."""
+
+    envelope: Envelope
+    failure: Failure
+    at: float
+
+
+class Batch:
+    """What one transaction writes, by table, and who waits for it."""
+
+    __slots__ = (
+        "actors",
+        "after",
+        "dead",
+        "discarded",
+        "envelopes",
+        "events",
+        "finished",
+        "forgotten",
+        "journal",
+        "last_message",
+        "number",
+        "progress",
+        "released",
+        "results",
+        "snapshots",
+        "statuses",
+        "traces",
+        "turns",
+        "waiters",
+        "work",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.work = 0  # how many changes it holds
+        self.last_message = 0  # highest message number given so far: it may be elided here, and is never given again
+        self.actors: dict[int, tuple[str, str]] = {}  # new actors: number -> (kind, id)
+        self.envelopes: dict[int, Envelope] = {}  # accepted messages that have not finished
+        self.finished: list[int] = []  # messages of earlier batches that ended: their rows go
+        self.progress: dict[int, Envelope] = {}  # messages of earlier batches whose progress changed
+        self.snapshots: dict[int, Snapshot] = {}
+        self.events: list[tuple[int, int, bytes]] = []  # (actor, seq, body)
+        self.journal: dict[tuple[int, bytes], JournalEntry] = {}
+        self.forgotten: list[int] = []  # messages whose journal rows of earlier batches go
+        self.results: dict[int, KeptResult] = {}
+        self.statuses: dict[int, tuple[str, str]] = {}  # actor -> (status, reason)
+        self.dead: dict[int, DeadLetter] = {}
+        self.discarded: list[int] = []  # dead letters that go
+        self.traces: list[tuple[float, str, bytes]] = []  # (at, correlation, event)
+        self.turns: dict[tuple[str, str], list[int]] = {}  # (kind, handler) -> [finished, failed]
+        self.released: list[tuple[asyncio.Future[Any], Any]] = []  # futures and the values they get after the commit
+        self.waiters: list[asyncio.Future[None]] = []  # who waits for this commit
+        self.after: list[Callable[[], None]] = []  # called once it is on disk
+
+    def finish(self, envelope: Envelope) -> None:
+        """Remove the message: its turn has finished, or it was given up."""
+        no = envelope.no
+        if self.envelopes.pop(no, None) is None:
+            self.progress.pop(no, None)
+            self.finished.append(no)
+        self.work += 1
+
+    def note_progress(self, envelope: Envelope) -> None:
+        """Store the message's progress fields."""
+        if envelope.no not in self.envelopes:
+            self.progress[envelope.no] = envelope
+        self.work += 1
+
+
+class Committer:
+    """Owns the writing side of a store: takes batch after batch, commits, releases who waits.
+
+    `on_failure` is called once, with the error, when a commit fails.
+    """
+
+    # The batch is taken when the event loop has gone quiet, so that turns which are ready to run can still finish into
+    # it; these bound the wait on a loop that is never quiet.
+    QUIET_ROUNDS = 12
+    BATCH_WORK = 20_000
+
+    def __init__(self, store: Store, on_failure: Callable[[BaseException], None]) -> None:
+        self.open = Batch(1)  # the batch that is being filled
+        self.durable = 0  # number of the last batch that is on disk
+        self.failure: StoreFailed | None = None
+        self._store = store
+        self._on_failure = on_failure
+        self._wake: asyncio.Future[None] | None = None
+        self._room: list[asyncio.Future[None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._flying: Batch | None = None
+        self.committed: Callable[[Batch], None] = lambda _batch: None
+
+    def start(self) -> None:
+        """Start the task that commits."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="understudy-committer")
+
+    def touch(self) -> Batch:
+        """Return the open batch, to be changed at once, and see that it will be committed."""
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            if not wake.done():
+                wake.set_result(None)
+        return self.open
+
+    def behind(self) -> bool:
+        """Whether the open batch is so large that senders and turns should wait for the disk."""
+        return self.open.work >= self.BATCH_WORK
+
+    async def wait_room(self) -> None:
+        """Return when the open batch has been taken: senders and turns do not run away from the disk."""
+        while self.behind() and self.failure is None:
+            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._room.append(room)
+            await room
+        if self.failure is not None:
+            raise self.failure
+
+    async def wait_durable(self) -> None:
+        """Return when everything handed over so far is on disk."""
+        if self.failure is not None:
+            raise self.failure
+        batch = self.open
+        if not batch.work:
+            flying = self._flying
+            if flying is None:
+                return
+            batch = flying
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        batch.waiters.append(waiter)
+        await waiter
+
+    async def stop(self) -> None:
+        """Commit what is left and end the task. Raises nothing when the store has failed before."""
+        self._closing = True
+        self.touch()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self.open.work:
+                if self._closing:
+                    return
+                self._wake = loop.create_future()
+                await self._wake
+            await self._quiet()
+            batch = self.open
+            if not batch.work:
+                continue
+            self.open = Batch(batch.number + 1)
+            self._flying = batch
+            self._make_room()
+            try:
+                await self._store.commit(batch)
+            except BaseException as error:
+                self._fail(error, batch)
+                return
+            self._flying = None
+            self.durable = batch.number
+            self._release(batch)
+
+    async def _quiet(self) -> None:
+        """Let the turns that are ready to run finish into the open batch, within bounds."""
+        seen = -1
+        for _ in range(self.QUIET_ROUNDS):
+            work = self.open.work
+            if work == seen or work >= self.BATCH_WORK:
+                return
+            seen = work
+            await asyncio.sleep(0)
+
+    def _make_room(self) -> None:
+        for room in self._room:
+            if not room.done():
+                room.set_result(None)
+        self._room.clear()
+
+    def _release(self, batch: Batch) -> None:
+        for future, value in batch.released:
+            if not future.done():
+                if isinstance(value, BaseException):
+                    future.set_exception(value)
+                else:
+                    future.set_result(value)
+        for waiter in batch.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        for call in batch.after:
+            call()
+        self.committed(batch)
+
+    def _fail(self, error: BaseException, batch: Batch) -> None:
+        self.failure = StoreFailed(
+            f"a commit failed and its outcome is unknown ({error}); the store stopped and nothing more is released. "
+            "Mend the cause (space, permissions, disk) and open the store again: it decides from what is on disk."
+        )
+        self.failure.__cause__ = error
+        for unsettled in (batch, self.open):
+            for future in [*(future for future, _ in unsettled.released), *unsettled.waiters]:
+                if not future.done():
+                    future.set_exception(self.failure)
+                    future.exception()  # Seen: a waiter that was cancelled must not log it as never retrieved.
+        self._make_room()
+        self._on_failure(self.failure)

@@ -1,0 +1,140 @@
+"""A connection on a thread of its own: one function per visit, run whole.
+
+Statement by statement, a transaction would pay a round trip between the threads for each, and a cancellation could leave
+it half done. Work that was handed over is always waited for, and only then is a cancellation delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Coroutine
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import aiosqlite
+
+from understudy.clock import outside
+
+T = TypeVar("T")
+_Jobs: TypeAlias = SimpleQueue[tuple[asyncio.Future[Any] | None, Callable[[], Any]]]
+
+
+async def settle(work: asyncio.Future[T]) -> T:
+    """Wait until *work* has finished; deliver a cancellation only then."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])  # unlike `await work`, leaves *work* running
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled from work.exception()
+    return work.result()
+
+
+async def settle_task(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* to its end in a task of its own; deliver a cancellation only then."""
+    return await settle(asyncio.get_running_loop().create_task(work))
+
+
+class Runner(Protocol):
+    """Where the functions of one connection run."""
+
+    async def start(self) -> None:
+        """Make the connection."""
+        ...
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run *function* whole and return what it returns."""
+        ...
+
+    def post(self, function: Callable[[sqlite3.Connection], None]) -> None:
+        """Run *function* after what was handed over before, without waiting for it. It must not raise."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection when all work handed over is done. Closing twice is one closing."""
+        ...
+
+
+class ThreadRunner(aiosqlite.Connection):
+    """Runs functions on the connection's thread, in the order in which they are handed over."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connect, iter_chunk_size=64)
+        # Whatever goes wrong above us, an interpreter that wants to exit does not wait for this thread.
+        self._thread.daemon = True
+        self._thread.name = "understudy-store"
+        self._ending: asyncio.Future[Any] | None = None
+        self._jobs: _Jobs = self._tx  # pyright: ignore[reportUnknownMemberType] - aiosqlite does not say of what
+
+    async def start(self) -> None:
+        """Start the thread and make the connection there."""
+        with outside():
+            await settle_task(self._start())
+
+    async def _start(self) -> None:
+        try:
+            await super().__aenter__()
+        except BaseException:
+            # The thread is ending. It reports to this loop, which may be closed soon: wait for it.
+            if self._ending is not None:
+                await self._ending
+            raise
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Ask the thread to end; the future is done when it does."""
+        self._ending = super().stop()  # pyright: ignore[reportUnknownMemberType]
+        return self._ending
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run *function* whole on the connection's thread."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put_nowait((future, partial(function, self._conn)))
+        with outside():
+            return await settle(future)
+
+    def post(self, function: Callable[[sqlite3.Connection], None]) -> None:
+        """Run *function* on the connection's thread, without waiting for it."""
+        self._jobs.put_nowait((None, partial(function, self._conn)))
+
+    async def close(self) -> None:
+        """Close the connection and end its thread."""
+        with outside():
+            await settle_task(super().close())
+
+
+class InlineRunner:
+    """Runs functions on the loop's own thread, at once: deterministic, for tests and simulation."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+
+    async def start(self) -> None:
+        """Make the connection."""
+        self._connection = self._connect()
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Let the loop go round once, as a thread would, then run *function*."""
+        await asyncio.sleep(0)
+        if self._connection is None:
+            raise ValueError("no active connection")
+        return function(self._connection)
+
+    def post(self, function: Callable[[sqlite3.Connection], None]) -> None:
+        """Run *function* at once."""
+        if self._connection is not None:
+            function(self._connection)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self.close_now()
+
+    def close_now(self) -> None:
+        """Close the connection, in the middle of anything."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

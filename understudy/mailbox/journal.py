@@ -1,0 +1,267 @@
+"""Outcomes: the value or the failure of a step, an ask, a model call or a whole message.
+
+One table holds those of running turns, under (message, key), until their message commits; another holds those of
+`submit` and keyed messages until they expire. A failure crosses every boundary as data; no type is looked up by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+import msgspec
+
+FailureKind = Literal[
+    "declared",  # an error that is an answer; `type` is its declared name, `arguments` its args
+    "own",  # one of our own errors; `type` names it in errors.py, `arguments` holds its facts
+    "failed",  # any other error; arrives as HandlerFailed or StepFailed
+]
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """An error as data."""
+
+    kind: FailureKind
+    type: str
+    message: str
+    traceback: str = ""
+    arguments: bytes | None = None
+    dead_letter: str | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """How something ended: exactly one of value and failure is set."""
+
+    value: bytes | None = None
+    failure: Failure | None = None
+
+
+class JournalEntry(msgspec.Struct, frozen=True):
+    """One row of a running turn's journal. `after` is the key of the step before it in the same branch."""
+
+    message: int
+    key: bytes
+    outcome: Outcome
+    after: bytes | None = None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(Outcome)
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """Return the stored bytes of *outcome*."""
+    try:
+        return _encode(outcome)
+    except UnicodeEncodeError:
+        if outcome.failure is None:
+            raise
+        return _encode(Outcome(value=outcome.value, failure=_storable(outcome.failure)))
+
+
+def decode_outcome(body: bytes) -> Outcome:
+    """Return the outcome stored as *body*; raises `msgspec.DecodeError` when it is none."""
+    return _decoder.decode(body)
+
+
+class Lineage:
+    """The steps that one branch of a turn has made, newest first: tells equal steps of parallel branches apart."""
+
+    __slots__ = ("before", "key")
+
+    def __init__(self, key: bytes, before: Lineage | None) -> None:
+        self.key = key
+        self.before = before
+
+    def holds(self, key: bytes) -> bool:
+        """Whether this branch has made the step *key*."""
+        node: Lineage | None = self
+        while node is not None:
+            if node.key == key:
+                return True
+            node = node.before
+        return False
+
+
+class Slot:
+    """One step of a message, in memory: its outcome when there is one, and who waits for it."""
+
+    __slots__ = ("_waiters", "after", "child", "claimed", "key", "outcome", "running")
+
+    def __init__(self, key: bytes, after: bytes | None, outcome: Outcome | None = None) -> None:
+        self.key = key
+        self.after = after
+        self.outcome = outcome
+        self.claimed = False
+        self.running = False  # its body runs, perhaps in a thread that nobody can cancel
+        self.child: int | None = None  # number of the message that was asked
+        self._waiters: list[asyncio.Future[Outcome]] = []
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give the outcome to whoever waits for this step."""
+        self.outcome = outcome
+        self.running = False
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(outcome)
+        self._waiters.clear()
+
+    async def wait(self) -> Outcome:
+        """Return the outcome once there is one; cancelling one waiter disturbs no other."""
+        if self.outcome is None:
+            waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            return await waiter
+        return self.outcome
+
+
+class Journal:
+    """What one message's turn has done, across its attempts and the lives of the process.
+
+    Steps are matched by what they do (name and arguments), not by position. Where several are equal, the step that the
+    same branch made before decides which is whose.
+    """
+
+    def __init__(self, message: int) -> None:
+        self.message = message
+        self.slots: dict[bytes, Slot] = {}
+        self.stored = False  # rows of earlier batches exist
+        self.batch = 0  # the batch that its newest row is in
+        self.progressed = False  # something was journaled in this life
+        self.replaying = False  # this attempt may find outcomes of an earlier one
+        self.count = 0
+        self._groups: dict[bytes, list[Slot]] = {}
+
+    def remember(self, entry: JournalEntry) -> None:
+        """Take over a stored row."""
+        self.stored = self.replaying = True
+        if entry.outcome.value is None and entry.outcome.failure is None:
+            return  # A failure that a later attempt was to forget.
+        self._add(Slot(entry.key, entry.after, entry.outcome))
+
+    def expect(self, key: bytes, child: int) -> Slot:
+        """Note that the message *child* was asked under *key* and has not answered."""
+        slot = self.slots.get(key)
+        if slot is None:
+            slot = self._add(Slot(key, None))
+        slot.child = child
+        self.replaying = True
+        return slot
+
+    def drop(self, slot: Slot) -> None:
+        """Forget a step that was refused before it began."""
+        if self.slots.pop(slot.key, None) is not None:
+            self._groups[_group_of(slot.key)].remove(slot)
+
+    def wrote(self, batch: int) -> None:
+        """Note that a row was handed to the batch with this number."""
+        self.stored = self.stored or self.batch not in (0, batch)
+        self.batch = batch
+
+    def claim(self, group: bytes, lineage: Lineage | None) -> Slot | None:
+        """Return the step of an earlier attempt that this one is, or None when it is new."""
+        candidates = [slot for slot in self._groups.get(group, ()) if not slot.claimed]
+        after = lineage.key if lineage is not None else None
+        for slot in candidates:
+            if slot.after == after:
+                return self._claimed(slot)
+        for slot in candidates:
+            if self._could_be_mine(slot, lineage):
+                return self._claimed(slot)
+        return None
+
+    def begin(self, group: bytes, lineage: Lineage | None) -> Slot:
+        """Return a new step."""
+        number = len(self._groups.get(group, ()))
+        slot = Slot(group + b"#%d" % number, lineage.key if lineage is not None else None)
+        self.count += 1
+        return self._claimed(self._add(slot))
+
+    def left_over(self, name: bytes) -> bool:
+        """Whether outcomes of steps called *name* wait for a turn that asks for them again."""
+        return self.replaying and any(
+            not slot.claimed
+            for group, slots in self._groups.items()
+            if group.partition(b"\0")[0] == name
+            for slot in slots
+        )
+
+    def start_attempt(self, *, forget_failures: bool) -> list[Slot]:
+        """Make every step claimable again; return those whose failure is forgotten: their rows are to be voided.
+
+        An outcome that is unknown stays: only a person may clear it.
+        """
+        forgotten: list[Slot] = []
+        for slot in self.slots.values():
+            slot.claimed = False
+            failure = slot.outcome.failure if slot.outcome is not None else None
+            if forget_failures and failure is not None and failure.type != "OutcomeUnknown":
+                forgotten.append(slot)
+        for slot in forgotten:
+            if slot.running:  # Timed out, but its thread goes on: the next attempt joins it.
+                slot.outcome = None
+                continue
+            del self.slots[slot.key]
+            self._groups[_group_of(slot.key)].remove(slot)
+        self.replaying = bool(self.slots)
+        return forgotten
+
+    def _add(self, slot: Slot) -> Slot:
+        self.slots[slot.key] = slot
+        self._groups.setdefault(_group_of(slot.key), []).append(slot)
+        return slot
+
+    def _claimed(self, slot: Slot) -> Slot:
+        slot.claimed = True
+        return slot
+
+    def _could_be_mine(self, slot: Slot, lineage: Lineage | None) -> bool:
+        # Steps were added or removed before this one, or it belongs to another branch. The nearest step before it
+        # that this attempt has made too tells whose it is.
+        key = slot.after
+        while key is not None:
+            before = self.slots.get(key)
+            if before is None:
+                return True
+            if before.claimed:
+                return lineage is not None and lineage.holds(key)
+            key = before.after
+        return True
+
+
+def group(name: str, arguments_digest: bytes) -> bytes:
+    """Return what equal steps share: their name and the digest of their arguments."""
+    return name.encode() + b"\0" + arguments_digest.hex().encode()
+
+
+def _group_of(key: bytes) -> bytes:
+    return key.rpartition(b"#")[0]
+
+
+def encode_failure(failure: Failure) -> bytes:
+    """Return the stored bytes of *failure*."""
+    try:
+        return _encode(failure)
+    except UnicodeEncodeError:
+        return _encode(_storable(failure))
+
+
+def storable(text: str) -> str:
+    """Return *text* as UTF-8 can hold it.
+
+    Error texts quote what models wrote, lone surrogates included. A commit must not fail because of one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
+def _storable(failure: Failure) -> Failure:
+    return msgspec.structs.replace(
+        failure,
+        type=storable(failure.type),
+        message=storable(failure.message),
+        traceback=storable(failure.traceback),
+    )

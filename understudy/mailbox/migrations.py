@@ -1,0 +1,50 @@
+"""The schema and its versions: `user_version` counts the migrations that have run; each is one transaction.
+
+Version 1 is schema.sql. A later version is a function appended to MIGRATIONS; released ones never change.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+
+# "UNDS" in the file's header: tells our files from other SQLite files.
+APPLICATION_ID = 0x554E4453
+
+Migration = Callable[[sqlite3.Connection], None]
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    script = resources.files("understudy.mailbox").joinpath("schema.sql").read_text("utf-8")
+    for statement in statements(script):
+        connection.execute(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create,)
+
+
+def upgrade(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> int:
+    """Run the migrations that this file has not seen; return how many there were."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    for number, migrate in enumerate(migrations[version:], version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            migrate(connection)
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    return max(0, len(migrations) - version)
+
+
+def statements(script: str) -> Iterator[str]:
+    """Split a script into statements: `executescript` would commit the open transaction."""
+    part = ""
+    for line in script.splitlines(keepends=True):
+        part += line
+        if sqlite3.complete_statement(part):
+            yield part
+            part = ""

@@ -1,0 +1,1 @@
+"""What becomes of failures: policies, backoff. Pure functions; knows nothing of running actors."""

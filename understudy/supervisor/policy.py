@@ -1,0 +1,156 @@
+"""The message plane: what becomes of a message, or a step, whose attempt failed.
+
+A policy is an ordered list of rules; the first whose types match decides, and its reactions are used up in order.
+`decide` is a pure function of the failure and how often each rule's reactions were used before, so that a crash in the
+middle of a ladder goes on at the same rung.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from understudy.errors import ChangeCall, GiveUp, InvalidDefinition, UnderstudyError
+from understudy.supervisor.backoff import Backoff
+
+Verb = Literal["retry", "restart", "answer", "dead_letter"]
+
+_DEFAULT_BACKOFF = Backoff(0.2, max_s=10.0)
+
+
+class Reaction(msgspec.Struct, frozen=True):
+    """What to do about a failure, at most `times` times (None: without end)."""
+
+    verb: Verb
+    times: int | None = None
+    backoff: Backoff | None = None
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """For these errors, these reactions in this order."""
+
+    errors: tuple[type[Exception], ...]
+    reactions: tuple[Reaction, ...]
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What becomes of the message now. `rung` counts reactions of the deciding rule that are used up."""
+
+    verb: Verb
+    delay_s: float
+    reason: str
+
+
+class Past(msgspec.Struct, frozen=True, array_like=True):
+    """One earlier failed attempt, as it is kept with the message."""
+
+    error: str
+    rule: int
+
+
+def retry(*, times: int, backoff: Backoff | None = None) -> Reaction:
+    """Try the same again, at most *times* times; the actor keeps its object."""
+    return Reaction("retry", _at_least_one("retry", times), backoff or _DEFAULT_BACKOFF)
+
+
+def restart(*, times: int = 3, backoff: Backoff | None = None) -> Reaction:
+    """Give the actor a new object from its last state and deliver again, at most *times* times."""
+    return Reaction("restart", _at_least_one("restart", times), backoff or _DEFAULT_BACKOFF)
+
+
+def answer() -> Reaction:
+    """Give the error to the caller; nobody retries."""
+    return Reaction("answer")
+
+
+def dead_letter() -> Reaction:
+    """Give the message up: keep it as a dead letter; an asking caller gets `HandlerFailed`."""
+    return Reaction("dead_letter")
+
+
+def on(errors: type[Exception] | tuple[type[Exception], ...], first: Reaction, /, *then: Reaction) -> Rule:
+    """Return the rule that answers *errors* with these reactions, used up in order."""
+    types = errors if isinstance(errors, tuple) else (errors,)
+    wrong = [repr(each) for each in types if not (isinstance(each, type) and issubclass(each, Exception))]
+    if wrong or not types:
+        raise InvalidDefinition(f"on() takes exception classes; got {', '.join(wrong) or 'none'}.")
+    return Rule(types, (first, *then))
+
+
+def _at_least_one(name: str, times: int) -> int:
+    if times < 1:
+        raise InvalidDefinition(f"{name}(times={times}): expected 1 or more.")
+    return times
+
+
+class Policy:
+    """Rules in order; the first match decides."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, *rules: Rule) -> None:
+        for rule in rules:
+            if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance] - users are not all typed
+                raise InvalidDefinition(f"Policy takes rules made by on(...); got {rule!r}.")
+        self._rules = rules
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self._rules)
+
+    def __repr__(self) -> str:
+        return f"Policy{self._rules!r}"
+
+
+PROGRAMMING_ERRORS = (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError)
+
+TURN_DEFAULT = Policy(
+    on((ChangeCall, GiveUp), dead_letter()),  # ours and deterministic, or it used up its own ladder already
+    on(PROGRAMMING_ERRORS, dead_letter()),
+    on(Exception, restart(times=2), dead_letter()),  # three attempts
+)
+"""Declared errors are answers before any policy is asked; the rest is this."""
+
+
+def decide(policy: Policy, failure: Exception, history: tuple[Past, ...], spread: float | None = None) -> Decision:
+    """Return what to do about *failure* after the failed attempts in *history*; pure but for the jitter's dice."""
+    for number, rule in enumerate([*policy, *TURN_DEFAULT]):
+        if not _matches(rule, failure):
+            continue
+        used = sum(1 for past in history if past.rule == number)
+        for reaction in rule.reactions:
+            if reaction.times is None or used < reaction.times:
+                return _react(reaction, failure, used, spread)
+            used -= reaction.times
+    return Decision("dead_letter", 0.0, f"{type(failure).__name__}: every reaction is used up")
+
+
+def deciding_rule(policy: Policy, failure: Exception) -> int:
+    """Return the number of the rule that decides about *failure*, for its entry in the history."""
+    for number, rule in enumerate([*policy, *TURN_DEFAULT]):
+        if _matches(rule, failure):
+            return number
+    return -1
+
+
+def _matches(rule: Rule, failure: Exception) -> bool:
+    # A failure that is ours and deterministic, or that crossed a boundary, used up its ladder there: a rule that
+    # catches everything does not retry it (retries would multiply with depth); a rule that names it does.
+    if isinstance(failure, (ChangeCall, GiveUp)):
+        return any(
+            isinstance(failure, each) for each in rule.errors if each not in (Exception, UnderstudyError, RuntimeError)
+        )
+    return isinstance(failure, rule.errors)
+
+
+def _react(reaction: Reaction, failure: Exception, used: int, spread: float | None) -> Decision:
+    name = type(failure).__name__
+    if reaction.verb in ("retry", "restart"):
+        delay_s = (reaction.backoff or _DEFAULT_BACKOFF).delay_s(used + 1, spread)
+        hint = getattr(failure, "retry_after_s", None)
+        if hint is not None:
+            delay_s = max(delay_s, float(hint))
+        return Decision(reaction.verb, delay_s, f"{name}: {reaction.verb} {used + 1} of {reaction.times}")
+    words = {"answer": "answered with the error", "dead_letter": "given up"}[reaction.verb]
+    return Decision(reaction.verb, 0.0, f"{name}: {words}")

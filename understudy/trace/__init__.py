@@ -1,0 +1,1 @@
+"""Spans and their tree: from stored events to what people look at."""

@@ -1,49 +1,49 @@
 """Every error that callers can meet, in one tree, branched by what a caller can do about it.
 
-    UnderstudyError
-    ├── RetryLater                  the same call may succeed later
-    │   ├── MailboxFull             the receiver has too many waiting messages; nothing was stored
-    │   ├── ActorSuspended          the actor is held with a reason; its mail is kept; resume it and await again
-    │   ├── Deadlock                actors wait for each other in a circle; this ask was refused
-    │   ├── StoreLocked             another process owns the store
-    │   └── ModelFailure            the model endpoint did not give a usable answer
-    │       ├── RateLimited         too many requests or tokens; wait `retry_after_s`
-    │       ├── Overloaded          the service is overloaded
-    │       ├── EndpointUnavailable no answer: connection, timeout, 5xx, dropped stream
-    │       ├── ContextOverflow     the prompt does not fit the model's window
-    │       ├── MalformedOutput     the answer is not what the output type asks for
-    │       ├── Refused             the model declined to answer
-    │       ├── RequestRejected     the request is wrong (400, 404, 413, 422): change it
-    │       ├── SpendLimitReached   the account may not spend more
-    │       └── AuthenticationFailed the key is not accepted
-    ├── ChangeCall                  the same call will fail again; change it
-    │   ├── InvalidArguments        the arguments do not fit the handler's signature (also a TypeError)
-    │   ├── NoSuchHandler           the name is no handler or query of that actor (also an AttributeError)
-    │   ├── InvalidDefinition       a class, handler, step or tool is defined wrongly (also a TypeError)
-    │   ├── NotRegistered           the system was not given this class
-    │   ├── EncodingFailed          the value cannot be stored as data
-    │   ├── LimitExceeded           a configured size or count is exceeded; names the limit and the value
-    │   ├── KeyConflict             the key was used with other arguments
-    │   ├── CallCycle               the ask would wait for itself
-    │   ├── NotFound                the id names nothing (any more)
-    │   ├── NoTurn                  this may only be called inside a turn
-    │   ├── WrongLoop               the system belongs to another event loop
-    │   └── StoreRefused            the file is not a store that can be opened; it was not touched
-    └── GiveUp                      no later and no other call will make it succeed
-        ├── HandlerFailed           the message ended as a failure; names the cause and the dead letter
-        ├── StepFailed              a step raised an error that it does not declare
-        │   └── ToolFailed          a tool's body did
-        ├── StepTimeout             a step or handler took longer than its `timeout_s` (also a TimeoutError)
-        ├── OutcomeUnknown          it was started and nobody knows whether it happened
-        ├── DeadlineExceeded        the message's deadline passed (also a TimeoutError)
-        ├── JobCancelled            the message was cancelled
-        ├── ActorStopped            the actor has stopped for good; nothing was stored
-        ├── StateUndecodable        stored state, event or message bytes do not decode
-        ├── SystemClosed            the system is not running
-        ├── StoreFailed             a write failed with unknown outcome; nothing more is released
-        └── SystemFailed            the system stopped itself; the cause is chained
+UnderstudyError
+├── RetryLater                  the same call may succeed later
+│   ├── MailboxFull             the receiver has too many waiting messages; nothing was stored
+│   ├── ActorSuspended          the actor is held with a reason; its mail is kept; resume it and await again
+│   ├── Deadlock                actors wait for each other in a circle; this ask was refused
+│   ├── StoreLocked             another process owns the store
+│   └── ModelFailure            the model endpoint did not give a usable answer
+│       ├── RateLimited         too many requests or tokens; wait `retry_after_s`
+│       ├── Overloaded          the service is overloaded
+│       ├── EndpointUnavailable no answer: connection, timeout, 5xx, dropped stream
+│       ├── ContextOverflow     the prompt does not fit the model's window
+│       ├── MalformedOutput     the answer is not what the output type asks for
+│       ├── Refused             the model declined to answer
+│       ├── RequestRejected     the request is wrong (400, 404, 413, 422): change it
+│       ├── SpendLimitReached   the account may not spend more
+│       └── AuthenticationFailed the key is not accepted
+├── ChangeCall                  the same call will fail again; change it
+│   ├── InvalidArguments        the arguments do not fit the handler's signature (also a TypeError)
+│   ├── NoSuchHandler           the name is no handler or query of that actor (also an AttributeError)
+│   ├── InvalidDefinition       a class, handler, step or tool is defined wrongly (also a TypeError)
+│   ├── NotRegistered           the system was not given this class
+│   ├── EncodingFailed          the value cannot be stored as data
+│   ├── LimitExceeded           a configured size or count is exceeded; names the limit and the value
+│   ├── KeyConflict             the key was used with other arguments
+│   ├── CallCycle               the ask would wait for itself
+│   ├── NotFound                the id names nothing (any more)
+│   ├── NoTurn                  this may only be called inside a turn
+│   ├── WrongLoop               the system belongs to another event loop
+│   └── StoreRefused            the file is not a store that can be opened; it was not touched
+└── GiveUp                      no later and no other call will make it succeed
+    ├── HandlerFailed           the message ended as a failure; names the cause and the dead letter
+    ├── StepFailed              a step raised an error that it does not declare
+    │   └── ToolFailed          a tool's body did
+    ├── StepTimeout             a step or handler took longer than its `timeout_s` (also a TimeoutError)
+    ├── OutcomeUnknown          it was started and nobody knows whether it happened
+    ├── DeadlineExceeded        the message's deadline passed (also a TimeoutError)
+    ├── JobCancelled            the message was cancelled
+    ├── ActorStopped            the actor has stopped for good; nothing was stored
+    ├── StateUndecodable        stored state, event or message bytes do not decode
+    ├── SystemClosed            the system is not running
+    ├── StoreFailed             a write failed with unknown outcome; nothing more is released
+    └── SystemFailed            the system stopped itself; the cause is chained
 
-    TurnEnded (BaseException)       the system has ended this turn; it can do nothing more
+TurnEnded (BaseException)       the system has ended this turn; it can do nothing more
 """
 
 from __future__ import annotations

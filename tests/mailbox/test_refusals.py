@@ -21,9 +21,7 @@ pytestmark = pytest.mark.anyio
 
 def contents(directory: Path) -> dict[str, bytes]:
     # The index of the log is memory that readers share, and the lock file names the last owner.
-    return {
-        each.name: each.read_bytes() for each in directory.iterdir() if each.suffix not in {".db-shm", ".lock"}
-    }
+    return {each.name: each.read_bytes() for each in directory.iterdir() if each.suffix not in {".db-shm", ".lock"}}
 
 
 async def make_store(path: Path, *, crashed: bool = False) -> None:

@@ -145,7 +145,9 @@ async def test_message_comes_back_with_every_field(writer: Writer) -> None:
 
 async def test_window_holds_the_first_messages_without_due_time_and_depth_counts_all(writer: Writer) -> None:
     await writer.accept(
-        *[message(no, position=100 - no) for no in range(1, 6)], message(9, due_at=5.0, position=1), message(10, actor=2)
+        *[message(no, position=100 - no) for no in range(1, 6)],
+        message(9, due_at=5.0, position=1),
+        message(10, actor=2),
     )
 
     (loaded,) = await writer.store.load([1], 3)

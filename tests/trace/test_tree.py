@@ -59,6 +59,24 @@ def test_failed_and_amended_attempts_tell_why_on_their_own_attempt():
     assert (call.status, call.usd_micros, call.input_tokens) == ("ok", 24_000, 10_000)
 
 
+def test_what_a_turn_amends_is_told_of_its_next_model_call():
+    tape = Tape().turn("17", None, "a/x", "agent").model("17/model#1", "17", 1.0, 10, 5, usd_micros=1)
+    facts = {"step": MODEL, "role": "model", "error": "MalformedOutput", "message": "no JSON", "decision": "amend"}
+    tape.put(events.StepFinished, "17/model#1", "17", duration_s=0.0, **facts)
+    tape.put(events.Amended, "17", amendment="format reminder added", reason="MalformedOutput")
+    waiting = build(tape)
+    tape.model("17/model#2", "17", 1.0, 10, 5, usd_micros=1, attempt=2).done("17", 2.0)
+
+    trace = build(tape)
+
+    assert waiting.roots[0].notes == ("amended: format reminder added",)
+    assert [child.notes for child in trace.roots[0].children] == [
+        ("FAILED malformed output: no JSON",),
+        ("amended: format reminder added",),
+    ]
+    assert trace.totals.retries == 1
+
+
 def test_killed_run_has_an_attempt_in_each_life():
     trace = build_trace("17", crash())
 
@@ -133,6 +151,13 @@ def test_step_left_open_by_the_end_of_its_turn_is_left_unfinished_and_a_told_mes
     (root,) = trace.roots
     assert [(child.id, child.status) for child in root.children] == [("17/s#1", "interrupted"), ("18", "running")]
     assert root.children[0].attempts[0].ended_by == "left unfinished"
+
+
+def test_step_that_runs_a_tool_ends_with_its_turn_too():
+    tape = Tape().turn("17", None, "a/x").step("17/t#1", "17", "search", "tool").done("17", 1.0)
+
+    (step,) = build(tape).roots[0].children
+    assert (step.name, step.status) == ("tool search", "interrupted")
 
 
 def test_turn_ended_by_a_shutdown_is_neither_a_crash_nor_a_retry():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from understudy.actors.failures import declared_as, to_error, to_failure
 from understudy.actors.handler import PLAIN, Options
 from understudy.actors.turn import Send, Turn, _lineage, scope
-from understudy.codec import encode
+from understudy.codec import decode_or_suspend, encode
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
@@ -31,19 +32,18 @@ from understudy.errors import (
 )
 from understudy.events import (
     ActorRestarted,
+    ActorSuspended as ActorSuspendedEvent,
     MessageCancelled,
-    MessageCrashed,
     MessageDeadLettered,
     MessageExpired,
     TurnEndedBySystem,
     TurnFailed,
     TurnFinished,
 )
-from understudy.events import ActorSuspended as ActorSuspendedEvent
 from understudy.mailbox.commit import Batch, DeadLetter, Snapshot
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Failure, JournalEntry, Outcome
-from understudy.supervisor.policy import Past, deciding_rule, decide
+from understudy.supervisor.policy import Past, decide, deciding_rule
 
 if TYPE_CHECKING:
     from understudy.actors.kinds import ActorType, BoundHandler
@@ -180,7 +180,8 @@ class Activation:
             raise MailboxFull(
                 f"mailbox of {self.name} is full ({self.depth + self.reserved} of {limit} messages); nothing was stored. "
                 "Slow the senders or raise Limits.mailbox_messages.",
-                depth=self.depth + self.reserved, depth_max=limit,
+                depth=self.depth + self.reserved,
+                depth_max=limit,
             )
 
     def send(
@@ -221,14 +222,22 @@ class Activation:
             if options.deadline_s is not None:
                 deadline_at = now + options.deadline_s
         if sender is None:
-            head = Head(now, "") if not keep and deadline_at is None else Head(now, "", None, None, (), deadline_at, keep)
+            head = (
+                Head(now, "") if not keep and deadline_at is None else Head(now, "", None, None, (), deadline_at, keep)
+            )
             envelope = Envelope(no, self.no, no, handler.name, body, head, options.key)
         else:
             asked = sender.envelope
             traced = sender.traced
             head = Head(
-                now, system.correlation_of(asked), sender.span if traced else None, sender.id,
-                (*asked.head.chain, asked.actor) if slot is not None else (), deadline_at, keep, traced,
+                now,
+                system.correlation_of(asked),
+                sender.span if traced else None,
+                sender.id,
+                (*asked.head.chain, asked.actor) if slot is not None else (),
+                deadline_at,
+                keep,
+                traced,
             )
             envelope = Envelope(no, self.no, no, handler.name, body, head, options.key)
             if slot is not None:
@@ -344,8 +353,7 @@ class Activation:
                 self.system.asked[envelope.no] = envelope.waiter
             return
         inbox.append(envelope)
-        if envelope.position > self.last_position:
-            self.last_position = envelope.position
+        self.last_position = max(self.last_position, envelope.position)
         if self.running < self.type.slots:
             self.pump()
 
@@ -501,9 +509,17 @@ class Activation:
         except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
             raise StateUndecodable(f"the arguments of {handler.where} do not decode: {error}") from error
 
-    async def _run_limited(self, turn: Turn, handler: BoundHandler, arguments: Any) -> Any:
+    def decode_stored(self, decode: Callable[[bytes], Any], body: bytes, what: str) -> Any:
+        """Decode a journaled value; one that does not decode suspends the actor: its step must not run again."""
         try:
-            async with asyncio.timeout(handler.timeout_s) as limit:
+            return decode_or_suspend(decode, body, what)
+        except StateUndecodable as error:
+            raise StateUndecodable(str(error), suspends=True) from error
+
+    async def _run_limited(self, turn: Turn, handler: BoundHandler, arguments: Any) -> Any:
+        limit = asyncio.timeout(handler.timeout_s)
+        try:
+            async with limit:
                 return await handler.function(turn.actor_object, *_astuple(arguments))
         except TimeoutError:
             if limit.expired():
@@ -567,11 +583,18 @@ class Activation:
         receiver = send.activation
         receiver.reserved -= 1
         envelope = receiver.send(
-            send.handler, send.options, send.body, send.arguments, sender=turn, reserved=True,
+            send.handler,
+            send.options,
+            send.body,
+            send.arguments,
+            sender=turn,
+            reserved=True,
             keep=send.options.key is not None,
         )
         if send.options.key is not None:
-            receiver.note_key(send.handler.name, send.options.key, envelope.no, send.handler.wire.digest(send.arguments))
+            receiver.note_key(
+                send.handler.name, send.options.key, envelope.no, send.handler.wire.digest(send.arguments)
+            )
 
     def _next_snapshot(self, turn: Turn) -> Snapshot | None:
         assert turn.records is not None
@@ -606,11 +629,20 @@ class Activation:
         if journal.stored or journal.batch not in (0, batch.number):
             batch.forgotten.append(journal.message)
 
+    def _close_log(self, batch: Batch, turn: Turn | None, why: str) -> None:
+        """Keep what a run that ends without an answer has done: the agent remembers it."""
+        if turn is None or not turn.records or not self.type.has_log:
+            return
+        ended = self.type.cls.log_closing([entry for entry, _ in turn.records], why)
+        self._append(batch, [*turn.records, *((entry, encode(entry)) for entry in ended)], None)
+
     def _too_large(self, limit: str, what: str, size: int) -> LimitExceeded:
         value_max = getattr(self.system.limits, limit)
         return LimitExceeded(
             f"the {what} of {self.name} is {size} bytes, more than Limits.{limit}={value_max}; the turn was rolled back.",
-            limit=limit, value=size, value_max=value_max,
+            limit=limit,
+            value=size,
+            value_max=value_max,
         )
 
     def _settle(self, batch: Batch, envelope: Envelope, outcome: Outcome, state: str) -> None:
@@ -644,6 +676,10 @@ class Activation:
         if isinstance(error, (asyncio.CancelledError, TurnEnded)):
             error = RuntimeError(f"the turn's own code cancelled it ({type(error).__name__})")
         assert isinstance(error, Exception)
+        if getattr(error, "suspends", False):
+            self._stopped(turn, "suspended")
+            self.suspend(str(error))
+            return False
         if handler is None:
             self._roll_back(new_object=False)
             self._give_up(envelope, to_failure(error), "its handler is gone", turn)
@@ -660,9 +696,17 @@ class Activation:
             return False
         failure = to_failure(error)
         turn.emit(
-            TurnFailed, kind=self.type.kind, actor=self.id, handler=envelope.handler, attempt=turn.attempt,
-            error=failure.type, message=failure.message, decision=decision.verb, reason=decision.reason,
-            delay_s=decision.delay_s, duration_s=system.wall() - turn.began_s,
+            TurnFailed,
+            kind=self.type.kind,
+            actor=self.id,
+            handler=envelope.handler,
+            attempt=turn.attempt,
+            error=failure.type,
+            message=failure.message,
+            decision=decision.verb,
+            reason=decision.reason,
+            delay_s=decision.delay_s,
+            duration_s=system.wall() - turn.began_s,
         )
         if decision.verb == "dead_letter":
             self._give_up(envelope, failure, decision.reason, turn)
@@ -745,9 +789,17 @@ class Activation:
         self._release_failure(batch, envelope, failure, self.type.handlers.get(envelope.handler))
         if turn is not None:
             turn.trace()
+        self._close_log(batch, turn, f"{failure.type}: {failure.message}")
         system.emit_for(
-            envelope, MessageDeadLettered, kind=self.type.kind, actor=self.id, handler=envelope.handler,
-            error=failure.type, message=failure.message, attempts=envelope.attempts + 1, crashes=envelope.crashes,
+            envelope,
+            MessageDeadLettered,
+            kind=self.type.kind,
+            actor=self.id,
+            handler=envelope.handler,
+            error=failure.type,
+            message=failure.message,
+            attempts=envelope.attempts + 1,
+            crashes=envelope.crashes,
             reason=reason,
         )
         self.finished_in = batch.number
@@ -779,6 +831,7 @@ class Activation:
         batch.forgotten.append(envelope.no)
         batch.finish(envelope)
         self.depth -= 1
+        self._close_log(batch, system.turns.get(envelope.no), why)
         failure = Failure("own", error.__name__, f"{self.name}.{envelope.handler}: {why}.")
         self._release_failure(batch, envelope, failure, None, "cancelled")
         system.emit_for(envelope, event, kind=self.type.kind, actor=self.id, handler=envelope.handler)
@@ -941,4 +994,3 @@ class Activation:
 def closed_error() -> SystemClosed:
     """Return what callers get that still wait when the system closes."""
     return SystemClosed("the system was closed while this message waited; it is stored and goes on at the next start.")
-

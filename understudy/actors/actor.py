@@ -6,9 +6,9 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Never
 
-from typing_extensions import Never, TypeVar
+from typing_extensions import TypeVar
 
 from understudy.actors.handler import Handler, Query
 from understudy.actors.signature import type_arguments
@@ -71,6 +71,11 @@ class Actor(Generic[S, E]):
         """Change the state by one event; called by `record` and when events are read back. Must do nothing else."""
         raise NotImplementedError
 
+    @classmethod
+    def log_closing(cls, entries: list[Any], why: str) -> list[Any]:
+        """Return entries that end the log of a turn that was given up after *entries*; see `log_entry`."""
+        return []
+
     async def on_start(self) -> None:
         """Load and prepare; runs before the first turn of each life of the object. Sends nothing, changes no state."""
 
@@ -83,7 +88,7 @@ def _settings(cls: type[Actor[Any, Any]]) -> set[str]:
     for base in cls.__mro__:
         if base.__module__.startswith("understudy.actors"):
             names.update(name for name in getattr(base, "__annotations__", {}) if not name.startswith("_"))
-    return names - {"state", "id", "kind", "hooks", "log_entry"}
+    return names - {"state", "id", "kind", "hooks", "log_entry", "log_closing"}
 
 
 def check_definition(cls: type[Actor[Any, Any]]) -> None:
@@ -93,7 +98,7 @@ def check_definition(cls: type[Actor[Any, Any]]) -> None:
         InvalidDefinition: Names the class, the attribute, and what is allowed.
     """
     name = cls.__qualname__
-    if not 0 < len(cls.kind.encode()) <= 255 or "/" in cls.kind:  # noqa: PLR2004 - as long as an id
+    if not 0 < len(cls.kind.encode()) <= 255 or "/" in cls.kind:
         raise InvalidDefinition(f"{name}: kind={cls.kind!r}; expected 1 to 255 bytes without '/'.")
     settings = _settings(cls)
     for attribute, value in vars(cls).items():
@@ -115,12 +120,25 @@ def check_definition(cls: type[Actor[Any, Any]]) -> None:
     if not isinstance(cls.policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance] - users are not all typed
         raise InvalidDefinition(f"{name}.policy={cls.policy!r}; expected Policy(on(...), ...).")
     init = inspect.signature(cls.__init__)
-    if len([p for p in init.parameters.values() if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]) > 1:
+    if (
+        len(
+            [
+                p
+                for p in init.parameters.values()
+                if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+            ]
+        )
+        > 1
+    ):
         raise InvalidDefinition(f"{name}.__init__ takes arguments; an actor is made by the system. Use on_start.")
     if event_type(cls) is not Never and cls.apply is Actor.apply:
-        raise InvalidDefinition(f"{name} records events but has no apply(self, event); define how one changes the state.")
+        raise InvalidDefinition(
+            f"{name} records events but has no apply(self, event); define how one changes the state."
+        )
     if cls.concurrency > 1 and (state_type(cls) is not type(None) or event_type(cls) is not Never):
-        raise InvalidDefinition(f"{name}: concurrency={cls.concurrency} needs an actor without state; it has {state_type(cls)}.")
+        raise InvalidDefinition(
+            f"{name}: concurrency={cls.concurrency} needs an actor without state; it has {state_type(cls)}."
+        )
     check_migrations(cls)
 
 
@@ -150,7 +168,7 @@ def migrate(version: int, /) -> Callable[[Callable[[Any], Any]], Migration]:
     It takes the state as plain data (dicts, lists, numbers, text) and returns it in the next version's shape. The
     first version of a state is 1; a class with `@migrate(1)` and `@migrate(2)` stores version 3.
     """
-    if not isinstance(version, int) or version < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if version < 1:
         raise InvalidDefinition(f"@migrate({version!r}): expected the version it starts from, 1 or more.")
 
     def mark(function: Callable[[Any], Any]) -> Migration:
@@ -173,4 +191,6 @@ def check_migrations(cls: type[Any]) -> None:
     """Refuse gaps: versions must run from 1 without a hole."""
     versions = sorted(migrations(cls))
     if versions != list(range(1, len(versions) + 1)):
-        raise InvalidDefinition(f"{cls.__qualname__}: @migrate versions are {versions}; expected 1, 2, ... without a gap.")
+        raise InvalidDefinition(
+            f"{cls.__qualname__}: @migrate versions are {versions}; expected 1, 2, ... without a gap."
+        )

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import typing
 from collections.abc import Sequence
-from datetime import datetime, timezone
-from typing import Any, ClassVar, Generic, Literal
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Generic, Literal, Never
 
 import msgspec
-from typing_extensions import Never, TypeVar
+from typing_extensions import TypeVar
 
 from understudy.actors.actor import Actor
 from understudy.actors.handler import PLAIN, Handler, Query, handler, query
@@ -47,9 +47,9 @@ from understudy.errors import (
     RateLimited,
     UnderstudyError,
 )
-from understudy.events import Amended, ModelCalled
+from understudy.events import Amended, ModelCalled, StepFinished, StepStarted
 from understudy.supervisor.backoff import Backoff
-from understudy.supervisor.policy import Past, Policy, deciding_rule, decide, on, restart, retry
+from understudy.supervisor.policy import Past, Policy, decide, deciding_rule, on, restart, retry
 
 Output = TypeVar("Output")
 State = TypeVar("State", default=None)
@@ -112,6 +112,21 @@ class Agent(Actor[State, Never], Generic[Output, State]):
         """
         return typing.cast(Output, await _Run(self, prompt).result())
 
+    @classmethod
+    def log_closing(cls, entries: list[Any], why: str) -> list[Any]:
+        """Return what ends a conversation whose run did not: results for open tool calls, and a note."""
+        answered = {block.call_id for entry in entries for block in entry.content if isinstance(block, ToolResult)}
+        open_calls = [
+            block.id
+            for entry in entries
+            for block in entry.content
+            if isinstance(block, ToolCall) and block.id not in answered
+        ]
+        results: list[Block] = [
+            ToolResult(each, "The run ended before this call had a result.", is_error=True) for each in open_calls
+        ]
+        return [ChatMessage("user", [*results, Text(f"[The run ended without an answer: {why}]")])]
+
     @query
     async def messages(self) -> list[Message]:
         """Return the conversation so far, as text."""
@@ -167,6 +182,9 @@ class _Run:
         self._append(ChatMessage("user", list(blocks)))
         self.reminders = 0
         self.pauses = 0
+        self.malformed = 0  # unusable answers in a row
+        self.span = ""  # of the newest model call
+        self.fresh = False  # it was made in this attempt, not read from the journal
 
     def _append(self, message: ChatMessage) -> None:
         """Add a message to the conversation; it is stored when the turn commits."""
@@ -179,6 +197,7 @@ class _Run:
         """Loop until the model has answered in the right form."""
         for number in range(self.cls.max_steps):
             answer = await self._ask_model(number)
+            reminded = self.reminders
             self._append(ChatMessage("assistant", list(answer.content)))
             if answer.stop_reason == "tool_use":
                 await self._use_tools(answer)
@@ -191,9 +210,13 @@ class _Run:
                     self._remind(answer, error)
             else:
                 self._remind(answer, MalformedOutput(f"the answer stopped early ({answer.stop_reason})"))
+            if self.reminders == reminded:
+                self.malformed = 0
         raise LimitExceeded(
             f"{self.turn.activation.name} made {self.cls.max_steps} model calls without an answer (max_steps).",
-            limit="max_steps", value=self.cls.max_steps + 1, value_max=self.cls.max_steps,
+            limit="max_steps",
+            value=self.cls.max_steps + 1,
+            value_max=self.cls.max_steps,
         )
 
     def _output_of(self, answer: ModelAnswer) -> Any:
@@ -202,20 +225,25 @@ class _Run:
         try:
             return msgspec.json.decode(answer.text.encode(), type=self.output)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise MalformedOutput(f"the answer is not a {getattr(self.output, '__name__', self.output)}: {error}") from error
+            raise MalformedOutput(
+                f"the answer is not a {getattr(self.output, '__name__', self.output)}: {error}"
+            ) from error
 
     def _remind(self, answer: ModelAnswer, error: MalformedOutput) -> None:
         """Tell the model what was wrong and let it answer again, within bounds."""
         if self.reminders >= _REMINDERS_MAX:
             raise MalformedOutput(f"{error} (after {_REMINDERS_MAX} reminders)")
         self.reminders += 1
-        self.turn.emit(Amended, amendment="format reminder added", reason=str(error))
+        self.malformed += 1
+        if self.fresh:  # Not again when the answer came from the journal.
+            self._book_malformed(error)
         # An answer that was cut off may hold tool calls: each gets its one result, and none is run.
         closed: list[Block] = [
             ToolResult(call.id, "The call was cut off and did not run.", is_error=True) for call in answer.tool_calls
         ]
         asked = (
-            "Answer with plain text only." if self.plain
+            "Answer with plain text only."
+            if self.plain
             else "Answer with one JSON value of the required form and nothing else."
         )
         self._append(ChatMessage("user", [*closed, Text(f"Your last answer could not be used: {error}. {asked}")]))
@@ -223,61 +251,92 @@ class _Run:
     # --- model -----------------------------------------------------------------------------------------------------
 
     async def _ask_model(self, number: int) -> ModelAnswer:
-        spec = Spec("model", lambda: self._call_model(number), role="model", quiet=True)
+        span = self.span = f"{self.turn.no}/model#{number}"
+        self.fresh = False
+        spec = Spec("model", lambda: self._call_model(number, span), role="model", quiet=True, span=span)
         return typing.cast(
             ModelAnswer, await perform(self.turn, spec, b"%d" % number, self.system.decoder(ModelAnswer))
         )
 
-    async def _call_model(self, number: int) -> ModelAnswer:
+    async def _call_model(self, number: int, span: str) -> ModelAnswer:
         instructions = await self.agent.prompt()
         models = _models(self.cls)
-        specs = [_spec(self.cls, name, each) for name, each in self.tools.items()]
+        specs = [_spec(name, each) for name, each in self.tools.items()]
         request = ModelRequest(
-            model=models[0], system=instructions, messages=self.history, tools=specs, max_tokens=self.cls.max_tokens,
+            model=models[0],
+            system=instructions,
+            messages=self.history,
+            tools=specs,
+            max_tokens=self.cls.max_tokens,
             output_schema=None if self.plain else schema_of(self.output),
         )
         endpoint = self.system.endpoint_for(request.model)
         history: list[Past] = []
         while True:
             began_s = self.system.loop.time()
-            attempt = len(history) + 1
+            attempt = len(history) + self.malformed + 1
+            self.turn.emit(
+                StepStarted, span=span, parent=self.turn.span, step=request.model, role="model", attempt=attempt
+            )
             try:
                 answer = await endpoint.call(request)
             except ModelFailure as failure:
-                self._book(request.model, number, attempt, began_s, failure=failure)
                 decision = decide(MODEL_POLICY, failure, tuple(history))
-                if decision.verb != "retry" or (failure.retry_after_s or 0.0) > _RETRY_AFTER_MAX_S:
+                again = decision.verb == "retry" and (failure.retry_after_s or 0.0) <= _RETRY_AFTER_MAX_S
+                self._book(
+                    request.model, span, attempt, began_s, failure=failure,
+                    decision="retry" if again else "", delay_s=decision.delay_s if again else 0.0,
+                )
+                if not again:
                     raise
                 history.append(Past(type(failure).__name__, deciding_rule(MODEL_POLICY, failure)))
                 await asyncio.sleep(decision.delay_s)
             else:
-                self._book(request.model, number, attempt, began_s, answer=answer)
+                self._book(request.model, span, attempt, began_s, answer=answer)
+                self.fresh = True
                 return answer
 
     def _book(
         self,
         model: str,
-        number: int,
+        span: str,
         attempt: int,
         began_s: float,
         *,
         answer: ModelAnswer | None = None,
         failure: ModelFailure | None = None,
+        decision: str = "",
+        delay_s: float = 0.0,
     ) -> None:
         """Tell the trace what a call used and cost, also a failed one."""
         usage = answer.usage if answer is not None else getattr(failure, "usage", None)
-        now = datetime.fromtimestamp(self.system.wall(), timezone.utc)
+        now = datetime.fromtimestamp(self.system.wall(), UTC)
         self.turn.emit(
-            ModelCalled, span=f"{self.turn.no}/model#{number}", parent=self.turn.span, model=model, attempt=attempt,
+            ModelCalled,
+            span=span,
+            decision=decision,
+            delay_s=delay_s,
+            parent=self.turn.span,
+            model=model,
+            attempt=attempt,
             duration_s=self.system.loop.time() - began_s,
-            input_tokens=usage.input_tokens if usage else 0, output_tokens=usage.output_tokens if usage else 0,
+            input_tokens=usage.input_tokens if usage else 0,
+            output_tokens=usage.output_tokens if usage else 0,
             cache_read_tokens=usage.cache_read_tokens if usage else 0,
             cache_write_tokens=usage.cache_write_5m_tokens + usage.cache_write_1h_tokens if usage else 0,
             usd_micros=cost_micros(model, usage, now) if usage else (0 if failure and not failure.billed else None),
             stop_reason=answer.stop_reason if answer else None,
             request_id=answer.request_id if answer else failure.request_id if failure else None,
-            error=type(failure).__name__ if failure else None, message=str(failure) if failure else None,
+            error=type(failure).__name__ if failure else None,
+            message=str(failure) if failure else None,
         )
+
+    def _book_malformed(self, error: MalformedOutput) -> None:
+        self.turn.emit(
+            StepFinished, span=self.span, parent=self.turn.span, step="model", role="model", duration_s=0.0,
+            error="MalformedOutput", message=str(error), decision="amend",
+        )
+        self.turn.emit(Amended, amendment="format reminder added", reason=str(error))
 
     # --- tools -----------------------------------------------------------------------------------------------------
 
@@ -300,7 +359,7 @@ class _Run:
             return ToolResult(call.id, _as_text(await self._dispatch(each, call)))
         except UnderstudyError as error:
             return ToolResult(call.id, f"{type(error).__name__}: {error}", is_error=True)
-        except Exception as error:  # noqa: BLE001 - a declared error of the tool: an answer the model can read
+        except Exception as error:
             return ToolResult(call.id, f"{type(error).__name__}: {error}", is_error=True)
 
     async def _dispatch(self, each: Callable_, call: ToolCall) -> Any:
@@ -326,7 +385,8 @@ class _Run:
                 arguments = _arguments(bound.wire.signature, call)
                 spec = Spec(
                     f"query {target.name}.{each.name}",
-                    lambda: target.ask_query(each.name, (), _as_dict(arguments)), role="query",
+                    lambda: target.ask_query(each.name, (), _as_dict(arguments)),
+                    role="query",
                 )
                 return await perform(self.turn, spec, match, bound.wire.decode_result)
             bound = type_.handlers[each.name]
@@ -344,14 +404,13 @@ def _arguments(signature: Signature, call: ToolCall) -> Any:
     try:
         return msgspec.convert(call.arguments, signature.arguments, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidArguments(f"wrong arguments for {call.name}: {error}. It takes: {', '.join(signature.parameters)}.") from error
+        raise InvalidArguments(
+            f"wrong arguments for {call.name}: {error}. It takes: {', '.join(signature.parameters)}."
+        ) from error
 
 
-def _spec(cls: type[Any], name: str, each: Callable_) -> ToolSpec:
-    if isinstance(each, Tool):
-        signature = each.signature()
-    else:
-        signature = Signature(each.function, name, owner=each.owner)
+def _spec(name: str, each: Callable_) -> ToolSpec:
+    signature = each.signature() if isinstance(each, Tool) else Signature(each.function, name, owner=each.owner)
     description = signature.doc
     if not description and isinstance(each, Handler) and each.owner is not None:
         description = (each.owner.__doc__ or "").strip()
@@ -377,4 +436,3 @@ def _readable(entry: ChatMessage) -> list[Message]:
         elif isinstance(block, ToolResult):
             found.append(Message("tool", block.content))
     return found
-

@@ -18,9 +18,7 @@ from understudy.errors import EncodingFailed, HandlerFailed, StepFailed, ToolFai
 from understudy.mailbox.journal import Failure
 
 _OWN: dict[str, type[UnderstudyError]] = {
-    name: each
-    for name, each in vars(errors).items()
-    if isinstance(each, type) and issubclass(each, UnderstudyError)
+    name: each for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, UnderstudyError)
 }
 _TRACEBACK_CHARS = 20_000  # enough for a deep stack; a runaway recursion must not fill the store
 _MESSAGE_CHARS = 10_000
@@ -46,7 +44,9 @@ def declared_as(error: BaseException, raises: Sequence[type[Exception]]) -> type
     return None
 
 
-def to_error(failure: Failure, what: str, raises: Sequence[type[Exception]] = (), *, role: str = "handler") -> Exception:
+def to_error(
+    failure: Failure, what: str, raises: Sequence[type[Exception]] = (), *, role: str = "handler"
+) -> Exception:
     """Return the exception that *failure* is at its receiver; *what* names the handler, step or tool that failed."""
     if failure.kind == "declared":
         for cls in raises:
@@ -71,7 +71,7 @@ def _rebuild(cls: type[Exception], failure: Failure) -> Exception:
     args: list[Any] = msgspec.msgpack.decode(failure.arguments) if failure.arguments else [failure.message]
     try:
         return cls(*args)
-    except Exception:  # noqa: BLE001 - its constructor takes other arguments than it keeps in `args`
+    except Exception:
         error = cls.__new__(cls)
         error.args = (failure.message,)
         return error

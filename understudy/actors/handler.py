@@ -19,6 +19,7 @@ from typing_extensions import TypeVar
 from understudy.actors.job import Job
 from understudy.actors.signature import check_annotations
 from understudy.errors import InvalidArguments, InvalidDefinition
+from understudy.supervisor.policy import is_exception_class
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,10 +42,23 @@ PLAIN = Options()
 class Address(Protocol):
     """Whom a message goes to: a ref, or an actor's own object. Implemented by the system."""
 
-    def ask(self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, Any]: ...
-    async def tell(self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None: ...
-    async def submit(self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]: ...
-    def ask_query(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, Any]: ...
+    def ask(
+        self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Coroutine[Any, Any, Any]:
+        """Send and wait for the reply."""
+        ...
+
+    async def tell(self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Send; return when the message is stored."""
+        ...
+
+    async def submit(self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
+        """Send; return a durable handle when the message is stored."""
+        ...
+
+    def ask_query(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, Any]:
+        """Read beside the running turn."""
+        ...
 
 
 class Bound(Generic[P, R_co]):
@@ -73,7 +87,8 @@ class Bound(Generic[P, R_co]):
             ActorSuspended: The actor is held, with its mail.
         """
         if self._local is not None:
-            return self._local(*args, **kwargs)
+            here: Coroutine[Any, Any, R_co] = self._local(*args, **kwargs)
+            return here
         return self._address.ask(self._name, self._options, args, kwargs)
 
     async def tell(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -116,11 +131,11 @@ class Bound(Generic[P, R_co]):
             deadline_s: A message that has not committed within so many seconds never starts, or is cancelled.
         """
         wrong = None
-        if key is not None and not 0 < len(key.encode("utf-8", "replace")) <= 255:  # noqa: PLR2004 - as long as an id
+        if key is not None and not 0 < len(key.encode("utf-8", "replace")) <= 255:
             wrong = f"key={key!r}: expected 1 to 255 bytes"
         elif delay_s is not None and at is not None:
             wrong = "delay_s and at are both set: give one"
-        elif delay_s is not None and not 0 <= delay_s < 1e10:  # noqa: PLR2004 - 300 years
+        elif delay_s is not None and not 0 <= delay_s < 1e10:
             wrong = f"delay_s={delay_s}: expected 0 or more seconds"
         elif at is not None and at.tzinfo is None:
             wrong = f"at={at}: expected an aware datetime, e.g. datetime.now(timezone.utc)"
@@ -144,7 +159,8 @@ class BoundQuery(Generic[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """Read the state of the last finished turn, beside a running one; returns once that state is durable."""
         if self._local is not None:
-            return self._local(*args, **kwargs)
+            here: Coroutine[Any, Any, R_co] = self._local(*args, **kwargs)
+            return here
         return self._address.ask_query(self._name, args, kwargs)
 
 
@@ -159,7 +175,7 @@ class _Exposed(Generic[F_co]):
             raise InvalidDefinition(f"{name} is a plain 'def'; write 'async def' under {decorator}.")
         check_annotations(function, name, method=True)
         self.function = function
-        self.name = function.__name__
+        self.name: str = function.__name__
         self.owner: type[Any] | None = None
         self._of: dict[type[Any], Self] = {}
         self.__doc__ = function.__doc__
@@ -267,7 +283,7 @@ def query(
 def declared_errors(raises: Sequence[type[Exception]], name: str) -> tuple[type[Exception], ...]:
     """Return *raises* checked: exception classes with different names."""
     for each in raises:
-        if not (isinstance(each, type) and issubclass(each, Exception)):
+        if not is_exception_class(each):
             raise InvalidDefinition(f"{name}: raises= takes exception classes; got {each!r}.")
     names = [each.__name__ for each in raises]
     if len(set(names)) < len(names):

@@ -23,9 +23,17 @@ class JobStatus(msgspec.Struct, frozen=True):
 class JobKeeper(Protocol):
     """What a job needs of its system."""
 
-    async def wait_job(self, id: str, returns: Any) -> Any: ...
-    async def job_status(self, id: str) -> JobStatus: ...
-    async def cancel_job(self, id: str) -> None: ...
+    async def wait_job(self, id: str, returns: Any) -> Any:
+        """Return the decoded result, or raise the failure."""
+        ...
+
+    async def job_status(self, id: str) -> JobStatus:
+        """Return where the job is."""
+        ...
+
+    async def cancel_job(self, id: str) -> None:
+        """Cancel the message unless it has ended."""
+        ...
 
 
 class Job(Generic[R_co]):

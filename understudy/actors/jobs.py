@@ -43,8 +43,16 @@ class Jobs:
                 wire = activation.type.handlers[envelope.handler].wire
                 digest = wire.digest(wire.decode(envelope.body))
             batch.results[no] = KeptResult(
-                no, envelope.actor, envelope.handler, envelope.key, digest, outcome, state, now,
-                now + system.limits.result_ttl_s, system.correlation_of(envelope),
+                no,
+                envelope.actor,
+                envelope.handler,
+                envelope.key,
+                digest,
+                outcome,
+                state,
+                now,
+                now + system.limits.result_ttl_s,
+                system.correlation_of(envelope),
             )
         self._fresh[no] = outcome
         system.open_jobs.pop(no, None)

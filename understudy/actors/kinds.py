@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import typing
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Never
 
 import msgspec
-from typing_extensions import Never
 
 from understudy.actors.actor import Actor, event_type, migrations, state_type
 from understudy.actors.failures import to_error
@@ -29,7 +29,7 @@ class BoundHandler:
     def __init__(self, kind: str, exposed: Handler[Any] | Query[Any], owner: type[Any], codec: Codec) -> None:
         self.name = exposed.name
         self.where = f"{kind}.{exposed.name}"
-        self.function = exposed.function
+        self.function: Callable[..., Any] = exposed.function
         self.raises = exposed.raises
         self.timeout_s = exposed.timeout_s if isinstance(exposed, Handler) else None
         self.wire = Wire(Signature(exposed.function, self.where, owner=owner), codec)

@@ -21,6 +21,7 @@ class Ref:
     """The address of one actor; cheap to make, valid for ever. Can be stored in state and passed in messages."""
 
     __slots__ = ("_target",)
+    _target: Target
 
     def __init__(self, target: Target) -> None:
         object.__setattr__(self, "_target", target)

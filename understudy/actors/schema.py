@@ -14,7 +14,8 @@ def schema_of(type_: Any) -> dict[str, Any]:
 
     def hook(unknown: Any) -> dict[str, Any]:
         if pydantic is not None and isinstance(unknown, type) and issubclass(unknown, pydantic.BaseModel):
-            return dict(unknown.model_json_schema())
+            model: Any = unknown
+            return dict(model.model_json_schema())
         raise NotImplementedError(f"{unknown!r} has no JSON schema")
 
     (schema,), components = msgspec.json.schema_components([type_], schema_hook=hook, ref_template="#/$defs/{name}")

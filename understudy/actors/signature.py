@@ -44,11 +44,15 @@ class Signature:
                 fields.append((parameter.name, annotation, parameter.default))
             else:
                 default = parameter.default
-                fields.append((parameter.name, annotation, msgspec.field(default_factory=lambda value=default: value)))
+                fields.append((parameter.name, annotation, msgspec.field(default_factory=_constant(default))))
         self.arguments = msgspec.defstruct(
             name.replace(".", "_"), fields, omit_defaults=True, forbid_unknown_fields=True, eq=False
         )
         self.returns: Any = hints["return"]
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
 
 
 def check_annotations(function: Callable[..., Any], name: str, *, method: bool) -> None:
@@ -61,7 +65,9 @@ def check_annotations(function: Callable[..., Any], name: str, *, method: bool) 
     parameters = list(signature.parameters.values())[1 if method else 0 :]
     for parameter in parameters:
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-            raise InvalidDefinition(f"{name} takes {parameter}: name every parameter, so that it can be stored by name.")
+            raise InvalidDefinition(
+                f"{name} takes {parameter}: name every parameter, so that it can be stored by name."
+            )
         if parameter.annotation is inspect.Parameter.empty:
             raise InvalidDefinition(
                 f"{name}: parameter '{parameter.name}' has no annotation; write its type, e.g. {parameter.name}: int."
@@ -85,8 +91,10 @@ def _hints(function: Callable[..., Any], name: str, owner: type | None) -> dict[
         # The defining module's names first; a class local to a function is found through its owner.
         module = sys.modules.get(function.__module__)
         hints = typing.get_type_hints(
-            function, globalns={**names, **(vars(module) if module else {}), **getattr(function, "__globals__", {})},
-            localns=names, include_extras=True,
+            function,
+            globalns={**names, **(vars(module) if module else {}), **getattr(function, "__globals__", {})},
+            localns=names,
+            include_extras=True,
         )
         return {key: _filled(hint, bindings) for key, hint in hints.items()}
     except NameError as error:
@@ -106,9 +114,9 @@ def _filled(hint: Any, bindings: dict[Any, Any]) -> Any:
     return hint
 
 
-def type_arguments(cls: type[Any], generic: type[Any]) -> tuple[Any, ...]:
+def type_arguments(cls: type[Any], generic: Any) -> tuple[Any, ...]:
     """Return what *cls* gives for the type parameters of its base *generic*, defaults filled in."""
-    parameters = generic.__parameters__  # type: ignore[attr-defined]
+    parameters = generic.__parameters__
     if cls is generic:
         return tuple(_default(parameter) for parameter in parameters)
     for base in getattr(cls, "__orig_bases__", cls.__bases__) if "__orig_bases__" in vars(cls) else cls.__bases__:
@@ -127,7 +135,7 @@ def type_arguments(cls: type[Any], generic: type[Any]) -> tuple[Any, ...]:
     return tuple(_default(parameter) for parameter in parameters)
 
 
-def _raw_arguments(cls: type[Any], generic: type[Any]) -> tuple[Any, ...]:
+def _raw_arguments(cls: type[Any], generic: Any) -> tuple[Any, ...]:
     """Return what *cls* gives for the parameters of *generic*, its own parameters left open."""
     for base in vars(cls).get("__orig_bases__", cls.__bases__):
         origin = typing.get_origin(base) or base
@@ -139,9 +147,9 @@ def _raw_arguments(cls: type[Any], generic: type[Any]) -> tuple[Any, ...]:
                 for number, parameter in enumerate(own)
             }
             if origin is generic:
-                return tuple(known[parameter] for parameter in generic.__parameters__)  # type: ignore[attr-defined]
+                return tuple(known.values())
             return tuple(_filled(each, known) for each in _raw_arguments(origin, generic))
-    return tuple(_default(parameter) for parameter in generic.__parameters__)  # type: ignore[attr-defined]
+    return tuple(_default(parameter) for parameter in generic.__parameters__)
 
 
 def _default(parameter: Any) -> Any:
@@ -218,4 +226,6 @@ class Wire:
     def _wrong(self, error: Exception) -> InvalidArguments:
         what = str(error).replace("`$.", "`").replace("Object ", "")
         expected = ", ".join(self.parameters) or "no arguments"
-        return InvalidArguments(f"{self.name} was called with wrong arguments: {what}. It takes: {expected}. Nothing was stored.")
+        return InvalidArguments(
+            f"{self.name} was called with wrong arguments: {what}. It takes: {expected}. Nothing was stored."
+        )

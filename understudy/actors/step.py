@@ -9,18 +9,23 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
-import anyio.to_thread
-
 from understudy.actors.failures import to_error, to_failure
 from understudy.actors.handler import declared_errors, positive_or_none
 from understudy.actors.signature import Signature, check_annotations
 from understudy.actors.turn import Turn, scope
 from understudy.clock import outside
 from understudy.codec import digest, encode
-from understudy.errors import EncodingFailed, InvalidArguments, InvalidDefinition, OutcomeUnknown, StepTimeout, TurnEnded
+from understudy.errors import (
+    EncodingFailed,
+    InvalidArguments,
+    InvalidDefinition,
+    OutcomeUnknown,
+    StepTimeout,
+    TurnEnded,
+)
 from understudy.events import StepFinished, StepStarted
 from understudy.mailbox.journal import Failure, JournalEntry, Outcome, Slot
-from understudy.supervisor.policy import Past, Policy, deciding_rule, decide
+from understudy.supervisor.policy import Decision, Past, Policy, decide, deciding_rule
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -32,7 +37,7 @@ Interrupted = Literal["rerun", "fail"]
 class Spec:
     """How one kind of step runs."""
 
-    __slots__ = ("function", "interrupted", "name", "policy", "quiet", "raises", "role", "timeout_s")
+    __slots__ = ("function", "interrupted", "name", "policy", "quiet", "raises", "role", "span", "timeout_s")
 
     def __init__(
         self,
@@ -45,10 +50,12 @@ class Spec:
         interrupted: Interrupted = "rerun",
         role: str = "step",
         quiet: bool = False,
+        span: str | None = None,
     ) -> None:
         self.name = name
         self.function = function
         self.quiet = quiet  # its owner tells the trace about it
+        self.span = span
         self.timeout_s = timeout_s
         self.policy = policy
         self.raises = raises
@@ -72,9 +79,11 @@ class Step(Generic[P, R_co]):
         if not callable(function):
             raise InvalidDefinition(f"step takes a function; got {function!r}.")
         given = getattr(function, "__qualname__", repr(function))
-        self.name = name or getattr(function, "__name__", given)
+        self.name: str = name or str(getattr(function, "__name__", given))
         if interrupted not in ("rerun", "fail"):
-            raise InvalidDefinition(f"step {self.name}: interrupted must be one of 'rerun', 'fail'; got {interrupted!r}.")
+            raise InvalidDefinition(
+                f"step {self.name}: interrupted must be one of 'rerun', 'fail'; got {interrupted!r}."
+            )
         self.function = function
         self.timeout_s = positive_or_none(timeout_s, "timeout_s", given)
         self.policy = policy
@@ -129,8 +138,12 @@ class Step(Generic[P, R_co]):
         except TypeError as error:
             raise InvalidArguments(f"step {self.name}: {error}.") from error
         spec = Spec(
-            self.name, functools.partial(self.function, *args, **kwargs), timeout_s=self.timeout_s, policy=self.policy,
-            raises=self.raises, interrupted=self.interrupted,
+            self.name,
+            functools.partial(self.function, *args, **kwargs),
+            timeout_s=self.timeout_s,
+            policy=self.policy,
+            raises=self.raises,
+            interrupted=self.interrupted,
         )
         # The order of keyword arguments says nothing, so they are matched by name.
         arguments = digest(dict(bound.arguments)) if self._key is None else self._key.encode()
@@ -161,8 +174,10 @@ class Step(Generic[P, R_co]):
 async def run_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call *function* where it belongs: an async one here, a sync one on a thread."""
     target = function.func if isinstance(function, functools.partial) else function
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None)):
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__):
         return await function(*args, **kwargs)
+    import anyio.to_thread
+
     with outside():
         result = await anyio.to_thread.run_sync(functools.partial(function, *args, **kwargs), abandon_on_cancel=True)
     return await result if inspect.isawaitable(result) else result
@@ -187,7 +202,8 @@ async def outcome_of(turn: Turn, spec: Spec, arguments: bytes) -> Outcome:
     turn.check(f"{spec.role} {spec.name}")
     slot = await turn.claim(f"{spec.role} {spec.name}", arguments, repeatable=spec.interrupted == "rerun")
     if slot.outcome is not None:
-        turn.replayed(spec.name, slot, spec.role)
+        if spec.role != "tool":  # The replayed call of a tool is told by its own turn.
+            turn.replayed(spec.name, slot, spec.role, spec.span)
         return slot.outcome
     if slot.running:
         return await slot.wait()
@@ -241,42 +257,54 @@ async def _body(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
     began_s = system.loop.time()
     history: list[Past] = []
     while True:
+        outcome: Outcome | None = None
+        decision: Decision | None = None
+        attempt = len(history) + 1
         try:
             value = await _run(turn, spec, slot)
             outcome = Outcome(value=_encoded(value, name))
-            break
         except asyncio.CancelledError:
             slot.running = False
             if spec.interrupted == "fail" and turn.ended is None:
                 turn.settle(slot, Outcome(failure=unknown(name, "it was cancelled while it ran")))
             raise
-        except Exception as error:  # noqa: BLE001 - whatever the body raises is the step's outcome
+        except Exception as error:
             failure = _failure_of(error, spec)
-            if failure.kind == "declared" or failure.type == "OutcomeUnknown" or spec.policy is None:
-                outcome = Outcome(failure=failure)
-                break
-            decision = decide(spec.policy, error, tuple(history))
-            if decision.verb not in ("retry", "restart"):
-                outcome = Outcome(failure=failure)
-                break
-            history.append(Past(type(error).__name__, deciding_rule(spec.policy, error)))
-            await asyncio.sleep(decision.delay_s)
-    ended = outcome.failure
-    if not spec.quiet:
-        turn.emit(
-            StepFinished, span=span, parent=turn.span, step=name, role=spec.role,
-            duration_s=system.loop.time() - began_s, error=ended.type if ended else None,
-            message=ended.message if ended else None,
-        )
-    turn.settle(slot, outcome)
-    return outcome
+            outcome = Outcome(failure=failure)
+            if failure.kind != "declared" and failure.type != "OutcomeUnknown" and spec.policy is not None:
+                decision = decide(spec.policy, error, tuple(history))
+                history.append(Past(type(error).__name__, deciding_rule(spec.policy, error)))
+        again = decision is not None and decision.verb in ("retry", "restart")
+        if not spec.quiet:
+            turn.emit(
+                StepFinished,
+                span=span,
+                parent=turn.span,
+                step=name,
+                role=spec.role,
+                duration_s=system.loop.time() - began_s,
+                error=outcome.failure.type if outcome.failure else None,
+                message=outcome.failure.message if outcome.failure else None,
+                attempt=attempt,
+                decision=decision.verb if decision and again else "",
+                delay_s=decision.delay_s if decision and again else 0.0,
+            )
+        if not again:
+            turn.settle(slot, outcome)
+            return outcome
+        assert decision is not None
+        await asyncio.sleep(decision.delay_s)
+        began_s = system.loop.time()
+        if not spec.quiet:
+            turn.emit(StepStarted, span=span, parent=turn.span, step=name, role=spec.role, attempt=attempt + 1)
 
 
 async def _run(turn: Turn, spec: Spec, slot: Slot) -> Any:
     if spec.timeout_s is None:
         return await run_function(spec.function, (), {})
+    limit = asyncio.timeout(spec.timeout_s)
     try:
-        async with asyncio.timeout(spec.timeout_s) as limit:
+        async with limit:
             return await run_function(spec.function, (), {})
     except TimeoutError:
         if limit.expired():
@@ -287,17 +315,18 @@ async def _run(turn: Turn, spec: Spec, slot: Slot) -> Any:
 
 
 def _failure_of(error: Exception, spec: Spec) -> Failure:
-    if spec.interrupted == "fail" and isinstance(error, (TimeoutError, ConnectionError)):
-        # After sending, a timeout or a lost connection tells nothing; a refused one was never sent.
-        if not isinstance(error, ConnectionRefusedError):
-            return unknown(spec.name, f"{type(error).__name__}: {error}")
+    # After sending, a timeout or a lost connection tells nothing; a refused one was never sent.
+    lost = isinstance(error, (TimeoutError, ConnectionError)) and not isinstance(error, ConnectionRefusedError)
+    if spec.interrupted == "fail" and lost:
+        return unknown(spec.name, f"{type(error).__name__}: {error}")
     return to_failure(error, spec.raises)
 
 
 def unknown(name: str, why: str) -> Failure:
     """Return the outcome of a step that must not run twice and of which nobody knows whether it happened."""
     return Failure(
-        "own", OutcomeUnknown.__name__,
+        "own",
+        OutcomeUnknown.__name__,
         f"nobody knows whether step {name} happened: {why}. It is declared interrupted='fail', so it is not run again.",
         arguments=encode({"step": name}),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
@@ -15,12 +15,12 @@ import msgspec
 
 from understudy.actors.activation import Activation, closed_error
 from understudy.actors.actor import Actor
+from understudy.actors.agent import Agent
 from understudy.actors.handler import Handler
 from understudy.actors.job import Job
 from understudy.actors.jobs import Jobs
 from understudy.actors.kinds import ActorType
 from understudy.actors.limits import Limits
-from understudy.actors.agent import Agent
 from understudy.actors.reach import reached
 from understudy.actors.ref import Ref
 from understudy.actors.target import ActorTarget
@@ -118,6 +118,7 @@ class System:
         self.usable = False
         self.accepting = False
         self.failure: BaseException | None = None
+        self._failed = asyncio.Event()
         self.last_message = 0
         self.life = 0
         self.turns: dict[int, Turn] = {}
@@ -162,10 +163,16 @@ class System:
             self._host = asyncio.current_task()
             self.timers = Timers(self)
             self.usable = self.accepting = True
-            self.emit(SystemStarted(
-                at=self.wall(), correlation="system", span=f"life {self.life}", life=self.life, pid=self.pid,
-                clean=opening.clean,
-            ))
+            self.emit(
+                SystemStarted(
+                    at=self.wall(),
+                    correlation="system",
+                    span=f"life {self.life}",
+                    life=self.life,
+                    pid=self.pid,
+                    clean=opening.clean,
+                )
+            )
             await self.timers.start()
             self.spawn(self._recover(), "recover")
             self.spawn(self._sweep(), "sweep")
@@ -196,7 +203,7 @@ class System:
                 if turn.ended != "finished":
                     interrupted += 1
                 turn.stop("shutdown")
-            await self._settle_turns()
+        await self._settle_turns()
         self.usable = False
         self._refuse_waiters()
         for task in list(self._tasks):
@@ -204,9 +211,15 @@ class System:
         if self._tasks:
             await asyncio.wait(self._tasks)
         if self.failure is None:
-            self.emit(SystemStopped(
-                at=self.wall(), correlation="system", span=f"life {self.life}", life=self.life, interrupted=interrupted,
-            ))
+            self.emit(
+                SystemStopped(
+                    at=self.wall(),
+                    correlation="system",
+                    span=f"life {self.life}",
+                    life=self.life,
+                    interrupted=interrupted,
+                )
+            )
         await self.committer.stop()
         await self.store.close(clean=self.failure is None)
         for endpoint in self.endpoints:
@@ -251,6 +264,7 @@ class System:
         if self.failure is not None:
             return
         self.failure = error
+        self._failed.set()
         self.accepting = False
         for turn in list(self.turns.values()):
             turn.stop("store failed")
@@ -260,8 +274,8 @@ class System:
 
     async def failed(self) -> BaseException:
         """Wait until the system stops itself, and return why."""
-        while self.failure is None:
-            await asyncio.sleep(0.05)
+        await self._failed.wait()
+        assert self.failure is not None
         return self.failure
 
     def check_usable(self) -> None:
@@ -365,7 +379,9 @@ class System:
             if type_ is None:
                 raise NotRegistered(f"a stored ref names kind {kind!r}, which is not registered with this system.")
             if not issubclass(type_.cls, origin):
-                raise ValueError(f"expected a ref to a {origin.__name__}, got one to {kind}/{id}")
+                raise ValueError(  # noqa: TRY004 - msgspec reports wrong data by this type
+                    f"expected a ref to a {origin.__name__}, got one to {kind}/{id}"
+                )
             return self.ref(type_, id)
         return NotImplemented
 
@@ -389,10 +405,12 @@ class System:
         if id is None:
             id = os.urandom(8).hex()
         size = len(id.encode("utf-8", "replace"))
-        if not isinstance(id, str) or not 0 < size <= self.limits.id_bytes:
+        if not 0 < size <= self.limits.id_bytes:
             raise LimitExceeded(
                 f"the id of a {type.kind} is {size} bytes; expected 1 to Limits.id_bytes={self.limits.id_bytes}.",
-                limit="id_bytes", value=size, value_max=self.limits.id_bytes,
+                limit="id_bytes",
+                value=size,
+                value_max=self.limits.id_bytes,
             )
         return cast(A, self.ref(type, id))
 
@@ -562,6 +580,8 @@ class System:
     def deliver(self, batch: Batch, caller: int, key: bytes, outcome: Outcome) -> None:
         """Give a reply to the turn that asked: into its journal, and at once when it is in memory."""
         journal = self.journals.get(caller)
+        if journal is None and caller > self._opening.last_message:
+            return  # The turn that asked has ended without waiting for this.
         slot = journal.slots.get(key) if journal is not None else None
         batch.journal[(caller, key)] = JournalEntry(caller, key, outcome, slot.after if slot is not None else None)
         batch.work += 1
@@ -603,7 +623,9 @@ class System:
     async def cancel(self, no: int) -> None:
         """Cancel a message wherever it is, and what its turn asked; nothing when it has ended."""
         journal = self.journals.get(no)
-        children = [slot.child for slot in journal.slots.values() if slot.child and slot.outcome is None] if journal else []
+        children = (
+            [slot.child for slot in journal.slots.values() if slot.child and slot.outcome is None] if journal else []
+        )
         turn = self.turns.get(no)
         if turn is not None:
             if turn.ended in (None, "failed"):
@@ -651,20 +673,24 @@ class System:
         page_max = self.limits.recoveries_max
         while page := await self.store.waiting(after, page_max):
             after = page[-1]
-            missing = [no for no in page if no not in self._active]
-            records = await self.store.load(list(missing), 0)
-            woken = []
-            for record in records:
-                if record is not None and record.kind in self._types:
-                    type = self._types[record.kind]
-                    if record.id not in type.live:
-                        woken.append(self.activate(type, record.id))
-            for activation in woken:
-                if not activation.ready:
-                    await activation.enter()
+            await self.bring_back(page)
             await self.committer.wait_durable()
-            while self._live > self.limits.active_max and self.turns:
-                await asyncio.sleep(0.01)
+            while self._live > self.limits.active_max and self._turn_tasks:
+                await asyncio.wait(self._turn_tasks, return_when=asyncio.FIRST_COMPLETED)
+                self._make_room()
+
+    async def bring_back(self, numbers: Collection[int]) -> None:
+        """Bring actors to life, those whose class is registered, with few reads."""
+        missing = [no for no in numbers if no not in self._active]
+        woken: list[Activation] = []
+        for record in await self.store.load(missing, 0) if missing else ():
+            if record is not None and record.kind in self._types:
+                type = self._types[record.kind]
+                if record.id not in type.live:
+                    woken.append(self.activate(type, record.id))
+        for activation in woken:
+            if not activation.ready:
+                await activation.enter()
 
     async def begin_recovered(self, envelope: Envelope, activation: Activation) -> None:
         """Mark a message of an earlier life as started, and read its journal back.
@@ -674,7 +700,11 @@ class System:
         crashed = envelope.crashes > 0
         if crashed:
             self.emit_for(
-                envelope, MessageCrashed, kind=activation.type.kind, actor=activation.id, handler=envelope.handler,
+                envelope,
+                MessageCrashed,
+                kind=activation.type.kind,
+                actor=activation.id,
+                handler=envelope.handler,
                 crashes=envelope.crashes,
             )
         begun_before = envelope.started or envelope.crashes or envelope.attempts
@@ -707,17 +737,30 @@ class System:
 
     def emit_for(self, envelope: Envelope, event: type[TraceEvent], **facts: Any) -> None:
         """Put an event about a message into the next commit."""
-        self.emit(event(
-            at=self.wall(), correlation=self.correlation_of(envelope), span=str(envelope.no),
-            parent=envelope.head.parent, life=self.life, **facts,
-        ))
+        self.emit(
+            event(
+                at=self.wall(),
+                correlation=self.correlation_of(envelope),
+                span=str(envelope.no),
+                parent=envelope.head.parent,
+                life=self.life,
+                **facts,
+            )
+        )
 
-    def emit_actor(self, event: type[TraceEvent], activation: Activation, **facts: Any) -> None:
+    def emit_actor(self, event: Callable[..., TraceEvent], activation: Activation, **facts: Any) -> None:
         """Put an event about an actor into the next commit."""
-        self.emit(event(
-            at=self.wall(), correlation=f"actor {activation.name}", span=f"actor {activation.name}", life=self.life,
-            kind=activation.type.kind, actor=activation.id, **facts,
-        ))
+        self.emit(
+            event(
+                at=self.wall(),
+                correlation=f"actor {activation.name}",
+                span=f"actor {activation.name}",
+                life=self.life,
+                kind=activation.type.kind,
+                actor=activation.id,
+                **facts,
+            )
+        )
 
     async def trace(self, id: str, /) -> Trace:
         """Return the tree of everything that the job, and what it caused, has done so far.
@@ -727,13 +770,15 @@ class System:
         """
         self.check_usable()
         await self.committer.wait_durable()
-        events = []
+        events: list[TraceEvent] = []
         after = 0
         while rows := await self.store.traces(id, after, 1_000):
             after = rows[-1].no
             events.extend(self.decoder(Event)(row.body) for row in rows)
         if not events:
-            raise NotFound(f"the trace has nothing under {id!r}; plain actors' turns are stored with System(trace='all').")
+            raise NotFound(
+                f"the trace has nothing under {id!r}; plain actors' turns are stored with System(trace='all')."
+            )
         return build_trace(id, events)
 
     async def events(self) -> AsyncIterator[Event]:
@@ -810,10 +855,16 @@ class System:
         self._passivate(activation)
         if no:
             await self.store.erase(no)
-            self.emit(ActorErased(
-                at=self.wall(), correlation="system", span=f"life {self.life}", life=self.life,
-                kind=activation.type.kind, actor_no=no,
-            ))
+            self.emit(
+                ActorErased(
+                    at=self.wall(),
+                    correlation="system",
+                    span=f"life {self.life}",
+                    life=self.life,
+                    kind=activation.type.kind,
+                    actor_no=no,
+                )
+            )
             await self.committer.wait_durable()
 
     async def backup(self, path: str | PathLike[str], /) -> None:
@@ -822,7 +873,7 @@ class System:
         await self.store.backup(path)
 
     async def _entered(self, ref: Any) -> Activation:
-        if type(ref) is not Ref or ref._target.system is not self:
+        target = ref._target if type(ref) is Ref else None
+        if not isinstance(target, ActorTarget) or target.system is not self:
             raise InvalidArguments(f"expected a ref of this system, made by system.actor(...); got {ref!r}.")
-        return await cast(Awaitable[Activation], ref._target.enter())
-
+        return await target.enter()

@@ -48,7 +48,9 @@ class ActorTarget:
             raise LimitExceeded(
                 f"the arguments of {handler.where} are {len(body)} bytes, more than Limits.payload_bytes={limit}; "
                 "nothing was stored. Store large data elsewhere and send its address.",
-                limit="payload_bytes", value=len(body), value_max=limit,
+                limit="payload_bytes",
+                value=len(body),
+                value_max=limit,
             )
         return body, arguments
 
@@ -137,5 +139,3 @@ class ActorTarget:
         _, arguments = self._encoded(handler, args, kwargs)
         activation = await self.enter()
         return await activation.query(handler, arguments, turn)
-
-

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _PAGE = 1_000  # timers in memory at a time
 _LOOK_AGAIN_S = 30.0  # a wall clock that was set forward is noticed within this
-_ROOM_S = 1.0  # how long a due timer waits for room in a full mailbox
+_TOGETHER = 256  # due timers whose actors are brought back in one read
 
 
 class Timers:
@@ -89,24 +89,33 @@ class Timers:
                 finally:
                     handle.cancel()
                 continue
-            timer = heapq.heappop(self._heap)
+            now = system.wall()
+            due: list[Timer] = []
+            while self._heap and self._heap[0].due_at <= now and len(due) < _TOGETHER:
+                due.append(heapq.heappop(self._heap))
+            await self._fire(due)
+
+    async def _fire(self, due: list[Timer]) -> None:
+        """Deliver timers in order; their actors are brought back together."""
+        system = self._system
+        await system.bring_back({timer.actor for timer in due})
+        for timer in due:
+            envelope = self._pending.pop(timer.no, None) or await self._read(timer.no)
+            if envelope is None:
+                continue
+            activation = await system.activation_of(timer.actor)
+            if activation is None:
+                continue  # Its code is not there: the mail waits.
             if timer.no in self._gone:
                 self._gone.discard(timer.no)
                 continue
-            await self._fire(timer)
+            activation.arrive(envelope)
 
-    async def _fire(self, timer: Timer) -> None:
-        system = self._system
-        envelope = self._pending.pop(timer.no, None)
-        if envelope is None:
-            try:
-                envelope = (await system.store.message(timer.no)).pending
-            except StateUndecodable:
-                envelope = None
-            if envelope is None:
-                return
-            system.hold_if_recovered(envelope)
-        activation = await system.activation_of(timer.actor)
-        if activation is None:
-            return  # Its code is not there: the mail waits.
-        activation.arrive(envelope)
+    async def _read(self, no: int) -> Envelope | None:
+        try:
+            envelope = (await self._system.store.message(no)).pending
+        except StateUndecodable:
+            return None  # Its actor is suspended when it is loaded: the damage is found there.
+        if envelope is not None:
+            self._system.hold_if_recovered(envelope)
+        return envelope

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
-from aiolimiter import AsyncLimiter
 
 from understudy.actors.actor import Actor
 from understudy.actors.handler import PLAIN, tool_name
@@ -59,7 +58,9 @@ class Tool(Step[P, R_co]):
         interrupted: Interrupted = "rerun",
         policy: Policy | None = None,
     ) -> None:
-        super().__init__(function, name=name, timeout_s=timeout_s, policy=policy, raises=raises, interrupted=interrupted)
+        super().__init__(
+            function, name=name, timeout_s=timeout_s, policy=policy, raises=raises, interrupted=interrupted
+        )
         check_annotations(function, f"tool {self.name}", method=False)
         if self.name != tool_name(self.name) or not self.name:
             raise InvalidDefinition(
@@ -97,10 +98,10 @@ class ToolType(ActorType):
 
     def __init__(self, tool: Tool[..., Any], codec: Codec) -> None:
         namespace = {"concurrency": tool.concurrency, "__doc__": tool.__doc__}
-        cls = type(f"Tool_{tool.name}", (ToolActor,), namespace, kind=tool.kind)  # type: ignore[call-arg]
+        cls = type(f"Tool_{tool.name}", (ToolActor,), namespace, kind=tool.kind)
         super().__init__(cls, codec, "tool")
         self.tool = tool
-        self._limiter: tuple[asyncio.AbstractEventLoop, AsyncLimiter] | None = None
+        self._limiter: tuple[asyncio.AbstractEventLoop, Any] | None = None
         bound = BoundHandler.__new__(BoundHandler)
         bound.name = "call"
         bound.where = tool.name
@@ -118,12 +119,20 @@ class ToolType(ActorType):
             body = functools.partial(self._limited, body)
         # The body is a step: it starts after the commit that covers its message and the answer that caused it.
         spec = Spec(
-            tool.name, body, timeout_s=tool.timeout_s, policy=tool.policy, raises=tool.raises,
-            interrupted=tool.interrupted, role="tool", quiet=True,
+            tool.name,
+            body,
+            timeout_s=tool.timeout_s,
+            policy=tool.policy,
+            raises=tool.raises,
+            interrupted=tool.interrupted,
+            role="tool",
+            quiet=True,
         )
         return await perform(turn, spec, b"", bound.wire.decode_result)
 
     async def _limited(self, body: Callable[[], Any]) -> Any:
+        from aiolimiter import AsyncLimiter
+
         loop = asyncio.get_running_loop()
         if self._limiter is None or self._limiter[0] is not loop:
             assert self.tool.rate is not None

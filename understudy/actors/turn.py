@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid5
 
@@ -18,7 +18,6 @@ from understudy.errors import (
     Deadlock,
     InvalidArguments,
     LimitExceeded,
-    NotRegistered,
     NoTurn,
     OutcomeUnknown,
     TurnEnded,
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
     from understudy.actors.activation import Activation
     from understudy.actors.actor import Actor
     from understudy.actors.handler import Options
-    from understudy.actors.target import ActorTarget
     from understudy.actors.kinds import BoundHandler
+    from understudy.actors.target import ActorTarget
     from understudy.mailbox.envelope import Envelope
 
 A = TypeVar("A", bound="Actor[Any, Any]")
@@ -118,7 +117,7 @@ class Turn:
     def started_at(self) -> datetime:
         """When the message was accepted, or due if it was delayed (UTC): the same on every redelivery."""
         envelope = self.envelope
-        return datetime.fromtimestamp(max(envelope.head.sent_at, envelope.due_at or 0.0), timezone.utc)
+        return datetime.fromtimestamp(max(envelope.head.sent_at, envelope.due_at or 0.0), UTC)
 
     @property
     def attempt(self) -> int:
@@ -192,7 +191,9 @@ class Turn:
         view.within = what
         return view
 
-    async def tell(self, activation: Activation, handler: BoundHandler, options: Options, body: bytes, arguments: Any) -> None:
+    async def tell(
+        self, activation: Activation, handler: BoundHandler, options: Options, body: bytes, arguments: Any
+    ) -> None:
         """Keep the message until the turn commits; its place in the mailbox is reserved now."""
         limits = self.activation.system.limits
         sends = self.sends
@@ -201,7 +202,9 @@ class Turn:
         if len(sends) >= limits.sends_per_turn:
             raise LimitExceeded(
                 f"a turn of {self.activation.name} sends more than Limits.sends_per_turn={limits.sends_per_turn} messages.",
-                limit="sends_per_turn", value=len(sends) + 1, value_max=limits.sends_per_turn,
+                limit="sends_per_turn",
+                value=len(sends) + 1,
+                value_max=limits.sends_per_turn,
             )
         activation.check_room(handler)
         activation.reserved += 1
@@ -244,7 +247,9 @@ class Turn:
             if journal.count >= limit:
                 raise LimitExceeded(
                     f"a turn of {self.activation.name} makes more than Limits.steps_per_turn={limit} steps.",
-                    limit="steps_per_turn", value=journal.count + 1, value_max=limit,
+                    limit="steps_per_turn",
+                    value=journal.count + 1,
+                    value_max=limit,
                 )
             slot = journal.begin(steps, lineage)
         elif slot.outcome is not None:
@@ -276,15 +281,15 @@ class Turn:
             envelope.started = 1
             self.activation.system.committer.touch().note_progress(envelope)
 
-    def replayed(self, name: str, slot: Slot, role: str) -> None:
+    def replayed(self, name: str, slot: Slot, role: str, span: str | None = None) -> None:
         """Tell the trace that *name* was not run again."""
         self.trace()
-        self.emit(StepReplayed, span=self.step_span(slot), parent=self.span, step=name, role=role)
+        self.emit(StepReplayed, span=span or self.step_span(slot), parent=self.span, step=name, role=role)
 
     def step_span(self, slot: Slot) -> str:
         """Return the step's name in the trace."""
         name, _, rest = slot.key.partition(b"\0")
-        return f"{self.no}/{name.decode()}#{rest[:6].decode()}{rest[rest.rindex(b'#'):].decode()}"
+        return f"{self.no}/{name.decode()}#{rest[:6].decode()}{rest[rest.rindex(b'#') :].decode()}"
 
     async def ask(
         self,
@@ -300,7 +305,6 @@ class Turn:
 
         The journal matches it by *match*: the digest of its arguments, unless given.
         """
-        system = self.activation.system
         if options.delay_s is not None or options.at is not None:
             raise InvalidArguments("an ask inside a turn cannot be delayed: use .tell or .submit with delay_s or at.")
         name = f"ask {target.name}.{handler.name}"
@@ -308,6 +312,8 @@ class Turn:
             match = handler.wire.digest(arguments) if options.key is None else options.key.encode()
         slot = await self.claim(name, match)
         if slot.outcome is not None:
+            if slot.child is not None:
+                self.replayed(handler.where, slot, target.type.role, str(slot.child))
             return handler.reply(slot.outcome)
         self.trace()
         activation = await target.enter()
@@ -383,7 +389,9 @@ class Turn:
         if len(chain) + 1 >= mine.system.limits.call_depth:
             raise LimitExceeded(
                 f"asks are nested deeper than Limits.call_depth={mine.system.limits.call_depth}.",
-                limit="call_depth", value=len(chain) + 1, value_max=mine.system.limits.call_depth,
+                limit="call_depth",
+                value=len(chain) + 1,
+                value_max=mine.system.limits.call_depth,
             )
         if activation is mine or activation.no in chain:
             raise CallCycle(
@@ -391,7 +399,9 @@ class Turn:
                 "Use .tell, or call the method on self."
             )
         if activation.waits_for(mine):
-            raise Deadlock(f"{mine.name} asks {activation.name}, which waits for {mine.name}: both would wait for ever.")
+            raise Deadlock(
+                f"{mine.name} asks {activation.name}, which waits for {mine.name}: both would wait for ever."
+            )
 
     # --- trace -----------------------------------------------------------------------------------------------------
 
@@ -403,19 +413,33 @@ class Turn:
         envelope, activation = self.envelope, self.activation
         activation.system.emit(
             TurnStarted(
-                at=self.began_s, correlation=envelope.head.correlation, span=self.span, parent=envelope.head.parent,
-                life=activation.system.life, kind=activation.type.kind, actor=activation.id, handler=envelope.handler,
-                attempt=self.attempt, crashes=envelope.crashes, role=activation.type.role,
+                at=self.began_s,
+                correlation=envelope.head.correlation,
+                span=self.span,
+                parent=envelope.head.parent,
+                life=activation.system.life,
+                kind=activation.type.kind,
+                actor=activation.id,
+                handler=envelope.handler,
+                attempt=self.attempt,
+                crashes=envelope.crashes,
+                role=activation.type.role,
             )
         )
 
-    def emit(self, event: type[TraceEvent], *, span: str | None = None, parent: str | None = None, **facts: Any) -> None:
+    def emit(
+        self, event: type[TraceEvent], *, span: str | None = None, parent: str | None = None, **facts: Any
+    ) -> None:
         """Put an event of this turn into the trace, in the next commit."""
         system = self.activation.system
         head = self.envelope.head
         system.emit(
             event(
-                at=system.wall(), correlation=head.correlation, span=span or self.span,
-                parent=parent if parent is not None else (None if span else head.parent), life=system.life, **facts,
+                at=system.wall(),
+                correlation=head.correlation,
+                span=span or self.span,
+                parent=parent if parent is not None else (None if span else head.parent),
+                life=system.life,
+                **facts,
             )
         )

@@ -31,6 +31,7 @@ _SUMMARY_EVENTS_MAX: Final = 5_000  # of each line of the table
 _NEAR_MAX: Final = 3
 _SEARCHED: Final = 1_000  # newest ids among which a mistyped one is looked for
 _PIPE_WIDTH: Final = 140  # when nobody looks: wide enough that ids and names stay whole for grep
+_SYSTEM: Final = "system"
 _STATUS_STYLES: Final = {"running": "cyan", "failed": "bold red", "interrupted": "yellow", "replayed": "dim"}
 
 
@@ -105,7 +106,8 @@ def _print_tree(connection: sqlite3.Connection, id: str, *, is_live: bool) -> No
 
 
 def _print_table(connection: sqlite3.Connection, limit: int, file: Path) -> None:
-    newest = reading.correlations(connection, limit)
+    # The system tells of itself under an id that is no run.
+    newest = [each for each in reading.correlations(connection, limit + 1) if each[0] != _SYSTEM][:limit]
     if not newest:
         click.echo(f"{file} has no traced runs yet. Agents, tools, steps and failures are traced.")
         return
@@ -140,7 +142,7 @@ def _what(found: Trace) -> str:
 
 
 def _unknown(connection: sqlite3.Connection, id: str, file: Path) -> str:
-    known = [name for name, _ in reading.correlations(connection, _SEARCHED)]
+    known = [name for name, _ in reading.correlations(connection, _SEARCHED) if name != _SYSTEM]
     near = [name for name in known if id in name][:_NEAR_MAX]
     near += [name for name in difflib.get_close_matches(id, known, _NEAR_MAX, 0.5) if name not in near]
     if near:

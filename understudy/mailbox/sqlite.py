@@ -296,6 +296,8 @@ class SQLiteStore:
         )
         for pragma in ("query_only=ON", "busy_timeout=5000", "trusted_schema=OFF", "cell_size_check=ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
+        # Only a first read opens the log, and a reader that has it open is what keeps a closing writer from removing it.
+        connection.execute("SELECT epoch FROM owner").fetchall()
         return connection
 
     def _say_goodbye(self, connection: sqlite3.Connection, *, clean: bool) -> None:

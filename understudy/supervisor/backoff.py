@@ -37,6 +37,6 @@ class Backoff(msgspec.Struct, frozen=True):
     def delay_s(self, attempt: int, spread: float | None = None) -> float:
         """Return the wait after failed attempt number *attempt* (from 1); *spread* in -1..1 replaces the dice."""
         if spread is None:
-            spread = random.uniform(-1.0, 1.0)  # noqa: S311 - spreads load, guards no secret
-        exponent = min(attempt - 1, 1000 if self.factor < 2 else 64)  # noqa: PLR2004 - beyond this the cap has long won
+            spread = random.uniform(-1.0, 1.0)
+        exponent = min(attempt - 1, 1000 if self.factor < 2 else 64)
         return max(0.0, min(self.max_s, self.base_s * self.factor**exponent * (1.0 + self.jitter * spread)))

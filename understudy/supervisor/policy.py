@@ -73,10 +73,15 @@ def dead_letter() -> Reaction:
 def on(errors: type[Exception] | tuple[type[Exception], ...], first: Reaction, /, *then: Reaction) -> Rule:
     """Return the rule that answers *errors* with these reactions, used up in order."""
     types = errors if isinstance(errors, tuple) else (errors,)
-    wrong = [repr(each) for each in types if not (isinstance(each, type) and issubclass(each, Exception))]
+    wrong = [repr(each) for each in types if not is_exception_class(each)]
     if wrong or not types:
         raise InvalidDefinition(f"on() takes exception classes; got {', '.join(wrong) or 'none'}.")
     return Rule(types, (first, *then))
+
+
+def is_exception_class(value: object) -> bool:
+    """Whether *value* is a class of exceptions; what users give is checked, typed or not."""
+    return isinstance(value, type) and issubclass(value, Exception)
 
 
 def _at_least_one(name: str, times: int) -> int:

@@ -1,1 +1,48 @@
 """What tests of actors and agents need: a fake model endpoint, virtual time, stores with faults."""
+
+from understudy.testing.fake_anthropic import (
+    Answer,
+    FakeAnthropic,
+    FakeRequest,
+    PaidCall,
+    broken_tool_json,
+    calls,
+    cut_by_max_tokens,
+    drops,
+    ends_early,
+    fails,
+    html_error,
+    in_stream_error,
+    junk,
+    says,
+    stalls,
+    stops,
+    thinks,
+    together,
+)
+from understudy.testing.stores import FaultyStore, InlineSQLiteStore
+from understudy.testing.virtual_time import VirtualTimeLoop
+
+__all__ = [
+    "Answer",
+    "FakeAnthropic",
+    "FakeRequest",
+    "FaultyStore",
+    "InlineSQLiteStore",
+    "PaidCall",
+    "VirtualTimeLoop",
+    "broken_tool_json",
+    "calls",
+    "cut_by_max_tokens",
+    "drops",
+    "ends_early",
+    "fails",
+    "html_error",
+    "in_stream_error",
+    "junk",
+    "says",
+    "stalls",
+    "stops",
+    "thinks",
+    "together",
+]

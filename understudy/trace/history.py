@@ -80,21 +80,18 @@ class History:
         self.parent: str | None = None
         self.role = ""
         self.name = ""
+        self.is_turn = True  # of a message, which outlives the turn that sent it; not so a step
         self.drafts: list[Draft] = []
         self.replays: list[happened.StepReplayed] = []
         self.replay_orders: list[int] = []
+        self.amendments: list[tuple[int, int, str]] = []  # (order, life, note) that nothing below has taken yet
         self._coming: list[str] = []  # notes for the attempt that comes next
-
-    @property
-    def is_turn(self) -> bool:
-        """Whether it is the turn of a message, which outlives the turn that sent it."""
-        return self.role in ("", "actor", "agent", "tool")
 
     def read(self, order: int, event: happened.TraceEvent) -> None:
         """Take in the next event of this span; *order* is its place in the trace."""
         if event.parent is not None and self.parent is None:
             self.parent = event.parent
-        if isinstance(event, happened.ModelCalled) and self.drafts and self.is_turn and self.role:
+        if isinstance(event, happened.ModelCalled) and self.drafts and self.is_turn:
             # Not a call of its own: add what it cost to the turn that is under way.
             self._spend(self.drafts[-1], event)
             return
@@ -276,13 +273,14 @@ class History:
             self._fail(draft, event.error, event.message or "", event.decision, event.delay_s)
 
     def _amended(self, order: int, event: happened.Amended) -> None:
-        what = words.one_line(event.amendment or event.reason).replace("_", " ")
-        if self.drafts and self.drafts[-1].is_open:
-            self.drafts[-1].notes.append(f"amended: {what}")
-        elif self.drafts:
-            self._coming.append(f"amended: {what}")
+        note = f"amended: {words.one_line(event.amendment or event.reason).replace('_', ' ')}"
+        draft = self._current(order, event)
+        if self.is_turn:
+            self.amendments.append((order, event.life, note))  # of what the turn does next
+        elif draft.is_open:
+            draft.notes.append(note)
         else:
-            self._current(order, event).notes.append(f"amended: {what}")
+            self._coming.append(note)
 
     def _crashed(self, order: int, event: happened.MessageCrashed) -> None:
         last = self.drafts[-1] if self.drafts else None
@@ -325,7 +323,7 @@ class History:
             draft.status = "ok"
 
     def _name_turn(self, kind: str, actor: str, handler: str, role: str = "") -> None:
-        self.role = role or self.role
+        self.role, self.is_turn = role or self.role, True
         kind, actor, handler = words.one_line(kind), words.one_line(actor), words.one_line(handler)
         if self.role == "agent":
             self.name = f"{kind}  {actor}"
@@ -336,9 +334,9 @@ class History:
             self.name = f"{kind}/{actor}.{handler}" if handler else f"{kind}/{actor}"
 
     def _name_step(self, step: str, role: str) -> None:
-        if self.role and (self.role != "step" or self.is_turn):
-            return
-        self.role = role
+        if self.name and (self.is_turn or self.role != "step"):
+            return  # The first to name it knew it best, but for a plain step that turns out to be a model call.
+        self.role, self.is_turn = role, False
         step = words.one_line(step)
         if role in ("model", "tool", "ask") and not step.startswith(role):
             step = f"{role} {step}"

@@ -178,7 +178,8 @@ def _draw_attempt(item: _Item) -> tuple[Row, list[_Item]]:
     name, suffix = span.name, ""
     if span.role == "model" and attempt.model:
         name = f"model {attempt.model}"
-    if item.is_one_of_many or attempt.number > 1:
+    # After a crash it is the same attempt again, however it is numbered.
+    if item.is_one_of_many or (attempt.number > 1 and (not index or attempt.is_retry)):
         suffix = f" (attempt {attempt.number})"
     is_cost_shown = attempt.is_model_call or attempt.usd_micros is None
     row = Row(

@@ -99,6 +99,8 @@ def build_trace(correlation: str, events: Iterable[happened.TraceEvent], *, is_l
         if parent is not None:
             _place(history, parent)
         history.settle(life, is_live=is_live)
+    for id in order:
+        _amend(histories[id], [histories[child] for child in below.get(id, ())])
     spans: dict[str, Span] = {}
     for id in reversed(order):  # Children first; no recursion, as a chain of messages may be thousands deep.
         history = histories[id]
@@ -173,6 +175,15 @@ def _place(history: History, parent: History) -> None:
         around = parent.drafts[_attempt_at(parent.drafts, order, event.life)]
         around.replayed += 1
         around.spared_usd_micros += sum(draft.usd_micros or 0 for draft in history.drafts)
+
+
+def _amend(history: History, below: list[History]) -> None:
+    """Give what a turn amended to the model call that came next; to the turn itself if none came."""
+    calls = [draft for child in below if child.role == "model" for draft in child.drafts]
+    for order, life, note in history.amendments:
+        later = [draft for draft in calls if draft.life == life and draft.order > order]
+        own = history.drafts[_attempt_at(history.drafts, order, life)]
+        min(later, key=lambda draft: draft.order, default=own).notes.insert(0, note)
 
 
 def _attempt_at(drafts: list[Draft], order: int, life: int) -> int:

@@ -1,0 +1,194 @@
+"""The committer: order, elision, who is released when, and the stop after a failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from understudy.errors import StoreFailed
+from understudy.mailbox.commit import Batch, Committer, Snapshot
+from understudy.mailbox.envelope import Envelope, Head
+from understudy.testing.stores import FaultyStore
+
+pytestmark = pytest.mark.anyio
+
+
+def message(no: int) -> Envelope:
+    return Envelope(no, 1, no, "h", b"", Head(1.0, "c"))
+
+
+class Bench:
+    def __init__(self, store: FaultyStore) -> None:
+        self.store = store
+        self.failures: list[BaseException] = []
+        self.committer = Committer(store, self.failures.append)
+        self.batches: list[Batch] = []
+        self.committer.committed = self.batches.append
+        self.committer.start()
+
+    def accept(self, envelope: Envelope) -> None:
+        batch = self.committer.touch()
+        batch.envelopes[envelope.no] = envelope
+        batch.work += 1
+
+    def reply(self, value: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        batch = self.committer.touch()
+        batch.released.append((future, value))
+        batch.work += 1
+        return future
+
+
+@pytest.fixture
+async def bench(faulty: FaultyStore) -> AsyncIterator[Bench]:
+    bench = Bench(faulty)
+    yield bench
+    faulty.release()
+    await bench.committer.stop()
+
+
+async def test_wait_returns_when_what_was_handed_over_is_on_disk(bench: Bench) -> None:
+    bench.accept(message(1))
+
+    await bench.committer.wait_durable()
+
+    assert (await bench.store.message(1)).pending is not None
+    assert bench.committer.durable == 1
+
+
+async def test_wait_returns_at_once_when_everything_is_on_disk(bench: Bench) -> None:
+    await bench.committer.wait_durable()
+
+    assert bench.store.commits == 0
+
+
+async def test_wait_covers_the_batch_that_is_being_written(bench: Bench) -> None:
+    bench.store.hold()
+    bench.accept(message(1))
+    await bench.store.wait_held()
+
+    waiting = asyncio.ensure_future(bench.committer.wait_durable())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    bench.store.release()
+    await waiting
+
+    assert bench.committer.durable == 1
+
+
+async def test_what_comes_during_a_commit_is_one_commit_after_it(bench: Bench) -> None:
+    bench.store.hold()
+    bench.accept(message(1))
+    await bench.store.wait_held()
+    for no in range(2, 50):
+        bench.accept(message(no))
+        await asyncio.sleep(0)
+
+    bench.store.release()
+    await bench.committer.wait_durable()
+
+    assert [sorted(batch.envelopes) for batch in bench.batches] == [[1], list(range(2, 50))]
+
+
+async def test_nothing_is_released_before_its_commit_and_all_in_order(bench: Bench) -> None:
+    order: list[str] = []
+    bench.store.hold()
+    first = bench.reply("first")
+    first.add_done_callback(lambda _: order.append("first"))
+    await bench.store.wait_held()
+    second = bench.reply(ValueError("second"))
+    second.add_done_callback(lambda _: order.append("second"))
+    await asyncio.sleep(0)
+    assert order == []
+
+    bench.store.release()
+
+    assert await first == "first"
+    with pytest.raises(ValueError, match="second"):
+        await second
+    assert order == ["first", "second"]
+
+
+async def test_message_that_ends_in_the_batch_it_came_in_is_never_written(bench: Bench) -> None:
+    envelope = message(1)
+    bench.accept(envelope)
+    bench.committer.touch().note_progress(envelope)
+    bench.committer.touch().finish(envelope)
+
+    await bench.committer.wait_durable()
+
+    (batch,) = bench.batches
+    assert (batch.envelopes, batch.progress, batch.finished) == ({}, {}, [])
+
+
+async def test_message_of_an_earlier_batch_is_deleted(bench: Bench) -> None:
+    envelope = message(1)
+    bench.accept(envelope)
+    await bench.committer.wait_durable()
+    bench.committer.touch().note_progress(envelope)
+    bench.committer.touch().finish(envelope)
+
+    await bench.committer.wait_durable()
+
+    assert (await bench.store.message(1)).pending is None
+    assert bench.batches[1].progress == {}
+
+
+async def test_of_several_states_the_last_is_written(bench: Bench) -> None:
+    for seq in range(1, 5):
+        batch = bench.committer.touch()
+        batch.actors[1] = ("k", "a")
+        batch.snapshots[1] = Snapshot(1, seq, b"%d" % seq)
+        batch.work += 1
+
+    await bench.committer.wait_durable()
+
+    (loaded,) = await bench.store.load([1], 1)
+    assert loaded is not None
+    assert loaded.snapshot == Snapshot(1, 4, b"4")
+
+
+@pytest.mark.parametrize("fault", ["fail_before", "fail_after"])
+async def test_failed_commit_stops_everything_and_releases_nothing(bench: Bench, fault: str) -> None:
+    getattr(bench.store, fault)()
+    bench.store.hold()
+    replies = [bench.reply("flying")]
+    await bench.store.wait_held()
+    replies.append(bench.reply("open"))
+    waiting = asyncio.ensure_future(bench.committer.wait_durable())
+    await asyncio.sleep(0)
+
+    bench.store.release()
+
+    for future in [*replies, waiting]:
+        with pytest.raises(StoreFailed, match="outcome is unknown"):
+            await future
+    with pytest.raises(StoreFailed):
+        await bench.committer.wait_durable()
+    assert bench.failures == [bench.committer.failure]
+    assert bench.batches == []
+
+
+async def test_cancelled_waiter_does_not_disturb_the_others(bench: Bench) -> None:
+    bench.store.hold()
+    bench.accept(message(1))
+    await bench.store.wait_held()
+    gone, stays = (asyncio.ensure_future(bench.committer.wait_durable()) for _ in range(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+
+    bench.store.release()
+    await stays
+
+    assert gone.cancelled()
+
+
+async def test_stop_commits_what_is_left(bench: Bench) -> None:
+    bench.accept(message(1))
+
+    await bench.committer.stop()
+
+    assert (await bench.store.message(1)).pending is not None

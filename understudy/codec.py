@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from understudy.errors import EncodingFailed, StateUndecodable
+from understudy.errors import EncodingFailed, InvalidArguments, StateUndecodable
 
 T = TypeVar("T")
 Revive = Callable[[Any, Any], Any]
@@ -61,6 +61,18 @@ def digest(value: Any) -> bytes:
         return blake2b(_CANONICAL.encode(value), digest_size=16).digest()
     except (NotImplementedError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _encoding_failed(value, error) from error
+
+
+def text_bytes(text: str, what: str) -> int:
+    """Return how many bytes a name takes on disk; *what* is what errors call it.
+
+    Raises:
+        InvalidArguments: It is no text, or holds a lone surrogate.
+    """
+    try:
+        return len(text.encode())
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise InvalidArguments(f"{what} is {text!r}; expected text without lone surrogates. Nothing was stored.") from error
 
 
 def _encoding_failed(value: Any, error: Exception) -> EncodingFailed:

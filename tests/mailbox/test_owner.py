@@ -134,12 +134,12 @@ async def test_deleted_lock_file_is_made_anew_by_the_next_owner(path: Path, open
     held = OwnerLock(f"{path}.lock")
     assert held.acquire_nowait()
     assert not waiting.acquire_nowait()
-    os.unlink(held.path)
+    Path(held.path).unlink()
 
     held.release()
 
     assert waiting.acquire_nowait()
-    assert os.path.exists(waiting.path)
+    assert Path(waiting.path).exists()
     waiting.release()
 
 

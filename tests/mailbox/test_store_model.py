@@ -242,8 +242,8 @@ class Life:
             assert [each.no for each in await store.asked_by(caller)] == asked
 
 
-@given(steps=st.lists(STEPS, max_size=60))
-@settings(max_examples=150)
+@given(steps=st.lists(STEPS, min_size=20, max_size=120))
+@settings(max_examples=100)
 def test_store_holds_what_was_committed_whatever_happens(steps: list[tuple[str, int, bytes]]) -> None:
     async def live(directory: str) -> None:
         life = Life(Path(directory) / "store.db")

@@ -142,7 +142,7 @@ class Activation:
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter in self._door:
+            if self._door is not None and waiter in self._door:
                 self._door.remove(waiter)
             raise
 
@@ -461,6 +461,8 @@ class Activation:
     async def _run(self, envelope: Envelope) -> None:
         system = self.system
         again = True
+        turn: Turn | None = None
+        ours: BaseException | None = None  # an error outside the handler: the library's own
         try:
             while again:
                 turn = self._new_turn(envelope)
@@ -495,8 +497,11 @@ class Activation:
                     return
                 except (Exception, asyncio.CancelledError, TurnEnded) as error:
                     again = await self._failed(turn, handler, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, state and disk may differ now: fail stop
+            ours = error
         finally:
             system.turns.pop(envelope.no, None)
+            system.end_turn(turn, ours)
             self.running -= 1
             self.used_at = system.loop.time()
             system.turn_ended(envelope)
@@ -658,6 +663,8 @@ class Activation:
         """Decide about an attempt that did not finish; return whether to try again now."""
         system = self.system
         stopped = turn.stopped
+        if turn.ended == "finished":
+            raise error  # It failed half-way through its own commit.
         turn.ended = turn.ended or "failed"
         try:
             await turn.close_steps()

@@ -72,7 +72,7 @@ class Actor(Generic[S, E]):
         raise NotImplementedError
 
     @classmethod
-    def log_closing(cls, entries: list[Any], why: str) -> list[Any]:
+    def log_closing(cls, entries: list[Any], why: str) -> list[Any]:  # noqa: ARG003 - for overrides
         """Return entries that end the log of a turn that was given up after *entries*; see `log_entry`."""
         return []
 

@@ -18,6 +18,7 @@ from typing_extensions import TypeVar
 
 from understudy.actors.job import Job
 from understudy.actors.signature import check_annotations
+from understudy.codec import text_bytes
 from understudy.errors import InvalidArguments, InvalidDefinition
 from understudy.supervisor.policy import is_exception_class
 
@@ -131,7 +132,7 @@ class Bound(Generic[P, R_co]):
             deadline_s: A message that has not committed within so many seconds never starts, or is cancelled.
         """
         wrong = None
-        if key is not None and not 0 < len(key.encode("utf-8", "replace")) <= 255:
+        if key is not None and not 0 < text_bytes(key, "options(key=...)") <= 255:
             wrong = f"key={key!r}: expected 1 to 255 bytes"
         elif delay_s is not None and at is not None:
             wrong = "delay_s and at are both set: give one"

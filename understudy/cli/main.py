@@ -10,6 +10,7 @@ import click
 
 # Name -> (module, attribute, one line of help). The line stands here, so that `--help` imports no subcommand.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
+    "demo": ("understudy.cli.demo.command", "demo", "Kill an agent in the middle of its work and watch it go on."),
     "trace": ("understudy.cli.trace", "trace", "Draw what happened: every step, attempt, token and cent."),
 }
 

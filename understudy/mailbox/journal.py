@@ -7,7 +7,7 @@ One table holds those of running turns, under (message, key), until their messag
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -86,14 +86,15 @@ class Lineage:
 class Slot:
     """One step of a message, in memory: its outcome when there is one, and who waits for it."""
 
-    __slots__ = ("_waiters", "after", "child", "claimed", "key", "outcome", "running")
+    __slots__ = ("_waiters", "after", "child", "claimed", "key", "outcome", "running", "work")
 
     def __init__(self, key: bytes, after: bytes | None, outcome: Outcome | None = None) -> None:
         self.key = key
         self.after = after
         self.outcome = outcome
         self.claimed = False
-        self.running = False  # its body runs, perhaps in a thread that nobody can cancel
+        self.running = False  # an attempt of the turn runs its body and waits for it
+        self.work: asyncio.Task[Any] | None = None  # the thread of its body, which nobody can cancel
         self.child: int | None = None  # number of the message that was asked
         self._waiters: list[asyncio.Future[Outcome]] = []
 
@@ -129,8 +130,14 @@ class Journal:
         self.batch = 0  # the batch that its newest row is in
         self.progressed = False  # something was journaled in this life
         self.replaying = False  # this attempt may find outcomes of an earlier one
-        self.count = 0
+        self.undecodable: Exception | None = None  # why a stored outcome cannot be read: the actor is to be held
         self._groups: dict[bytes, list[Slot]] = {}
+        self._numbers: dict[bytes, int] = {}  # the next number of equal steps
+
+    @property
+    def count(self) -> int:
+        """How many steps the message has made, those of earlier attempts and lives included."""
+        return len(self.slots)
 
     def remember(self, entry: JournalEntry) -> None:
         """Take over a stored row."""
@@ -150,8 +157,8 @@ class Journal:
 
     def drop(self, slot: Slot) -> None:
         """Forget a step that was refused before it began."""
-        if self.slots.pop(slot.key, None) is not None:
-            self._groups[_group_of(slot.key)].remove(slot)
+        if self.slots.get(slot.key) is slot:  # and not its successor in a later attempt
+            self._remove(slot)
 
     def wrote(self, batch: int) -> None:
         """Note that a row was handed to the batch with this number."""
@@ -172,9 +179,8 @@ class Journal:
 
     def begin(self, group: bytes, lineage: Lineage | None) -> Slot:
         """Return a new step."""
-        number = len(self._groups.get(group, ()))
-        slot = Slot(group + b"#%d" % number, lineage.key if lineage is not None else None)
-        self.count += 1
+        # A number is not given twice while a row of that number may be there: it would be overwritten.
+        slot = Slot(group + b"#%d" % self._numbers.get(group, 0), lineage.key if lineage is not None else None)
         return self._claimed(self._add(slot))
 
     def left_over(self, name: bytes) -> bool:
@@ -191,24 +197,36 @@ class Journal:
 
         An outcome that is unknown stays: only a person may clear it.
         """
+        self.undecodable = None
         forgotten: list[Slot] = []
-        for slot in self.slots.values():
+        for slot in list(self.slots.values()):
             slot.claimed = False
             failure = slot.outcome.failure if slot.outcome is not None else None
             if forget_failures and failure is not None and failure.type != "OutcomeUnknown":
                 forgotten.append(slot)
-        for slot in forgotten:
-            if slot.running:  # Timed out, but its thread goes on: the next attempt joins it.
-                slot.outcome = None
-                continue
-            del self.slots[slot.key]
-            self._groups[_group_of(slot.key)].remove(slot)
+                if slot.work is not None:  # Timed out, but its thread goes on: the next attempt joins it.
+                    slot.outcome = None
+                else:
+                    self._remove(slot)
+            elif slot.outcome is None and slot.child is None and slot.work is None:
+                self._remove(slot)  # It never began, or may begin anew.
         self.replaying = bool(self.slots)
         return forgotten
 
+    def conflicts(self, steps: bytes) -> bool:
+        """Whether the key of the keyed group *steps* stands for other arguments already."""
+        prefix = steps[: steps.rindex(b":") + 1]
+        return any(slots and each != steps and each.startswith(prefix) for each, slots in self._groups.items())
+
+    def _remove(self, slot: Slot) -> None:
+        del self.slots[slot.key]
+        self._groups[slot.key.rpartition(b"#")[0]].remove(slot)
+
     def _add(self, slot: Slot) -> Slot:
+        group, _, number = slot.key.rpartition(b"#")
         self.slots[slot.key] = slot
-        self._groups.setdefault(_group_of(slot.key), []).append(slot)
+        self._groups.setdefault(group, []).append(slot)
+        self._numbers[group] = max(self._numbers.get(group, 0), int(number) + 1)
         return slot
 
     def _claimed(self, slot: Slot) -> Slot:
@@ -229,13 +247,12 @@ class Journal:
         return True
 
 
-def group(name: str, arguments_digest: bytes) -> bytes:
-    """Return what equal steps share: their name and the digest of their arguments."""
-    return name.encode() + b"\0" + arguments_digest.hex().encode()
-
-
-def _group_of(key: bytes) -> bytes:
-    return key.rpartition(b"#")[0]
+def group(name: str, arguments_digest: bytes, key: str | None = None) -> bytes:
+    """Return what equal steps share: their name, and the digest of their arguments or the key that stands for them."""
+    digest = arguments_digest.hex().encode()
+    if key is None:
+        return name.encode() + b"\0" + digest
+    return name.encode() + b"\0" + key.encode("utf-8", "surrogatepass").hex().encode() + b":" + digest
 
 
 def encode_failure(failure: Failure) -> bytes:

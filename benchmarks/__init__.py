@@ -1,0 +1,1 @@
+"""What understudy costs, beside the floors under it: `python -m benchmarks`."""

@@ -1,0 +1,148 @@
+"""What the figures are meant to be, as ratios where they depend on the machine. Aims are never adjusted to a result."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from benchmarks.case import OURS, Figure, Key, Scale
+from benchmarks.floors import group_commits, single_commits, upserts
+from benchmarks.machine import Machine
+from benchmarks.workloads import agent_history, asks, growth, idle_memory, reopening
+
+ASKS_PER_S_MIN = 25_000
+ASKS_FLUSH_US = 200  # on a machine where a flush takes about so long
+ASKS_OF_FLOOR_MIN = 0.2
+ALONE_COMMITS_MAX = 3.0
+IDLE_BYTES_MAX = 2_048
+# Tracing itself and resized tables leave a few bytes per actor; one forgotten object of any kind is larger.
+PASSIVATED_BYTES_MAX = 16
+REOPENED_S_MAX = 3.0
+GROWTH_OF_FLOOR_MIN = 0.8
+HISTORY_RATIO_MAX = 1.25
+
+
+class Aim(msgspec.Struct, frozen=True):
+    """One aim and what came of it."""
+
+    what: str
+    value: str
+    aim: str
+    met: bool
+    note: str = ""
+
+
+class _Medians:
+    """Medians by key; a figure that was not measured is None."""
+
+    def __init__(self, figures: Iterable[Figure]) -> None:
+        self._by_key = {figure.key: statistics.median(figure.samples) for figure in figures}
+
+    def of(self, workload: str, case: str, figure: str, contender: str = OURS) -> float | None:
+        return self._by_key.get(Key(workload, case, figure, contender))
+
+    def ratio(self, over: tuple[str, str, str, str], under: tuple[str, str, str, str]) -> float | None:
+        above, below = self.of(*over), self.of(*under)
+        return above / below if above is not None and below else None
+
+
+def judge(figures: Iterable[Figure], machine: Machine, scale: Scale) -> list[Aim]:
+    """Return every aim whose figures were measured."""
+    medians = _Medians(figures)
+    return [*_asks(medians, machine), *_memory(medians), *_reopening(medians, scale), *_growth(medians, scale)] + list(
+        _history(medians, scale)
+    )
+
+
+def _asks(medians: _Medians, machine: Machine) -> Iterator[Aim]:
+    many, alone = asks.case_name(256), asks.case_name(1)
+    rate = medians.of(asks.NAME, many, "rate")
+    if rate is not None:
+        yield Aim(
+            "durable asks/s, 256 callers",
+            f"{rate:,.0f}",
+            f"≥ {ASKS_PER_S_MIN:,}",
+            rate >= ASKS_PER_S_MIN,
+            f"for a flush of about {ASKS_FLUSH_US} µs; here {machine.fdatasync_p50_us:.0f} µs",
+        )
+    ratio = medians.ratio((asks.NAME, many, "rate", OURS), (asks.NAME, many, "rate", group_commits.NAME))
+    if ratio is not None:
+        yield Aim(
+            "the same, of the group-committing floor",
+            f"{ratio:.2f}",
+            f"≥ {ASKS_OF_FLOOR_MIN}",
+            ratio >= ASKS_OF_FLOOR_MIN,
+        )
+    ratio = medians.ratio((asks.NAME, alone, "p50", OURS), (asks.NAME, alone, "p50", single_commits.NAME))
+    if ratio is not None:
+        yield Aim(
+            "an ask alone, p50, in single aiosqlite commits",
+            f"{ratio:.2f}",
+            f"≤ {ALONE_COMMITS_MAX:g}",
+            ratio <= ALONE_COMMITS_MAX,
+        )
+
+
+def _memory(medians: _Medians) -> Iterator[Aim]:
+    idle = medians.of(idle_memory.NAME, "idle actor", "in memory")
+    if idle is not None:
+        yield Aim("bytes per idle actor in memory", f"{idle:,.0f}", f"< {IDLE_BYTES_MAX:,}", idle < IDLE_BYTES_MAX)
+    gone = medians.of(idle_memory.NAME, "idle actor", "passivated")
+    if gone is not None:
+        yield Aim(
+            "bytes per passivated actor",
+            f"{gone:,.1f}",
+            "0",
+            gone <= PASSIVATED_BYTES_MAX,
+            f"up to {PASSIVATED_BYTES_MAX} are the measurement's own",
+        )
+
+
+def _reopening(medians: _Medians, scale: Scale) -> Iterator[Aim]:
+    all_s = medians.of(reopening.NAME, reopening.case_name(scale), "all answered")
+    if all_s is not None:
+        yield Aim(
+            f"{reopening.case_name(scale)} answered after opening",
+            f"{all_s:.2f} s",
+            f"≤ {REOPENED_S_MAX:g} s",
+            all_s <= REOPENED_S_MAX,
+            "" if scale.reopen_actors >= 10_000 else "for 10,000 actors",
+        )
+
+
+def _growth(medians: _Medians, scale: Scale) -> Iterator[Aim]:
+    small, large = scale.growth_actors
+    for spread in (growth.NEIGHBOURS, growth.SCATTERED):
+        kept: dict[str, float] = {}
+        for contender in (OURS, upserts.NAME):
+            ratio = medians.ratio(
+                (growth.NAME, growth.case_name(large, spread), "rate", contender),
+                (growth.NAME, growth.case_name(small, spread), "rate", contender),
+            )
+            if ratio is not None:
+                kept[contender] = ratio
+        if len(kept) == 2:
+            yield Aim(
+                f"speed kept from {small:,} to {large:,} actors, {spread}",
+                f"{kept[OURS]:.2f}",
+                f"≥ {GROWTH_OF_FLOOR_MIN} × the floor's",
+                kept[OURS] >= GROWTH_OF_FLOOR_MIN * min(1.0, kept[upserts.NAME]),
+                f"{upserts.NAME} keep {kept[upserts.NAME]:.2f}",
+            )
+
+
+def _history(medians: _Medians, scale: Scale) -> Iterator[Aim]:
+    short, long = scale.history_items
+    ratio = medians.ratio(
+        (agent_history.NAME, agent_history.case_name(long), "written per run", OURS),
+        (agent_history.NAME, agent_history.case_name(short), "written per run", OURS),
+    )
+    if ratio is not None:
+        yield Aim(
+            f"bytes written per agent run, {long:,} to {short:,} items",
+            f"{ratio:.2f}",
+            f"≤ {HISTORY_RATIO_MAX}",
+            ratio <= HISTORY_RATIO_MAX,
+        )

@@ -1,0 +1,1 @@
+"""Programs that are measured, or killed, from outside."""

@@ -1,0 +1,1 @@
+"""What is under us: the least that the same work costs without actors."""

@@ -1,0 +1,1 @@
+"""`understudy demo`: an agent at work, killed in the middle, started again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -20,6 +20,7 @@ from benchmarks.report import Report, show, write
 from benchmarks.run import run
 
 RESULTS = Path(__file__).parent / "results"
+_WIDTH_IN_FILES = 130
 
 
 @click.command()
@@ -36,9 +37,11 @@ def main(only: tuple[str, ...], repeats: int | None, *, quick: bool, path: Path 
     if repeats is not None:
         scale = msgspec.structs.replace(scale, repeats=repeats)
     RESULTS.mkdir(exist_ok=True)
-    started = datetime.now(timezone.utc)
+    started = datetime.now(UTC)
     began = time.perf_counter()
     console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH_IN_FILES
     with tempfile.TemporaryDirectory(prefix="running-", dir=RESULTS) as directory:
         machine = look(Path(directory))
         # Drawn between measurements only: a thread that draws would take part in them.

@@ -51,9 +51,13 @@ class _Medians:
 def judge(figures: Iterable[Figure], machine: Machine, scale: Scale) -> list[Aim]:
     """Return every aim whose figures were measured."""
     medians = _Medians(figures)
-    return [*_asks(medians, machine), *_memory(medians), *_reopening(medians, scale), *_growth(medians, scale)] + list(
-        _history(medians, scale)
-    )
+    return [
+        *_asks(medians, machine),
+        *_memory(medians),
+        *_reopening(medians, scale),
+        *_growth(medians, scale),
+        *_history(medians, scale),
+    ]
 
 
 def _asks(medians: _Medians, machine: Machine) -> Iterator[Aim]:

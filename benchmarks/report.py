@@ -79,20 +79,23 @@ def show(report: Report, console: Console) -> None:
 
 def _figures(figures: list[Figure]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for heading in ("workload", "case", "figure", "contender"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("case")
+    table.add_column("figure")
+    table.add_column("of", no_wrap=True)
     for heading in ("median", "min", "max"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("unit", no_wrap=True)
-    for (workload, case), several in groupby(figures, key=lambda figure: (figure.key.workload, figure.key.case)):
+    table.add_column("", no_wrap=True)
+    for (workload, case), group in groupby(figures, key=lambda figure: (figure.key.workload, figure.key.case)):
+        several = list(group)
+        names = list(dict.fromkeys(figure.key.figure for figure in several))
         table.add_section()
-        titles = [workload, case]
-        for figure in sorted(several, key=lambda figure: figure.key.figure != "rate"):
+        title = f"{workload}: {case}"
+        for figure in sorted(several, key=lambda figure: names.index(figure.key.figure)):
             row = _row(figure)
             numbers = [number(value) for value in (row.median, row.min, row.max)]
             style = "bold" if row.contender == OURS else "dim"
-            table.add_row(*titles, row.figure, row.contender, *numbers, row.unit, style=style)
-            titles = ["", ""]
+            table.add_row(title, row.figure, row.contender, *numbers, row.unit, style=style)
+            title = ""
     return table
 
 

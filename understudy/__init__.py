@@ -56,7 +56,6 @@ from understudy.errors import (
     UnderstudyError,
     WrongLoop,
 )
-from understudy.mailbox.sqlite import SQLiteStore
 from understudy.supervisor.backoff import Backoff
 from understudy.supervisor.policy import Policy, answer, dead_letter, on, restart, retry
 from understudy.trace.tree import Trace
@@ -108,7 +107,6 @@ __all__ = [
     "Refused",
     "RequestRejected",
     "RetryLater",
-    "SQLiteStore",
     "SpendLimitReached",
     "StateUndecodable",
     "Step",

@@ -72,7 +72,9 @@ def text_bytes(text: str, what: str) -> int:
     try:
         return len(text.encode())
     except (AttributeError, UnicodeEncodeError) as error:
-        raise InvalidArguments(f"{what} is {text!r}; expected text without lone surrogates. Nothing was stored.") from error
+        raise InvalidArguments(
+            f"{what} is {text!r}; expected text without lone surrogates. Nothing was stored."
+        ) from error
 
 
 def _encoding_failed(value: Any, error: Exception) -> EncodingFailed:

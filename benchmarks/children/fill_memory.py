@@ -30,11 +30,11 @@ async def passivated_bytes(path: str, count: int) -> float:
 
     Not the size of the process: SQLite's page cache fills up to its limit meanwhile, whatever we do.
     """
-    active_max = max(1, count // 50)
+    active_max = max(1, count // 20)
     async with System(path, [Counter], limits=Limits(active_max=active_max)) as system:
-        # As many as the limit lets in, so that before and after the same number is alive.
-        await _touch(system, "warm", 3 * active_max)
         tracemalloc.start()
+        # Before and after, the same number is alive: what the limit lets in.
+        await _touch(system, "warm", count)
         before = _allocated_bytes()
         await _touch(system, "gone", count)
         left = _allocated_bytes() - before

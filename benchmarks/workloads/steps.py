@@ -42,7 +42,7 @@ def _measure_alone(place: Place) -> list[Sample]:
 async def _alone(place: Place) -> list[Sample]:
     async with System(place.own / "steps.db", [Workflow]) as system:
         workflow = system.actor(Workflow, "workflow")
-        times = await times_alone(lambda number: workflow.run(number), place.scale.seconds)
+        times = await times_alone(workflow.run, place.scale.seconds)
     return [Sample(f"p50 of {STEPS} steps", "µs", statistics.median(times))]
 
 

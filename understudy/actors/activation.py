@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,7 +15,7 @@ import msgspec
 from understudy.actors.failures import declared_as, to_error, to_failure
 from understudy.actors.handler import PLAIN, Options
 from understudy.actors.turn import Send, Turn, _lineage, scope
-from understudy.codec import decode_or_suspend, encode
+from understudy.codec import encode
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
@@ -69,6 +68,7 @@ class Activation:
         "fold",
         "id",
         "inbox",
+        "key_holds",
         "keys",
         "last_position",
         "log",
@@ -113,6 +113,7 @@ class Activation:
         self.reserved = 0
         self.running = 0
         self.keys: dict[tuple[str, str], tuple[int, bytes]] | None = None
+        self.key_holds = 0  # running turns that are going to tell a keyed message
         self.on_disk = False  # it was on disk when it was loaded: keys must be looked up there
         self.finished_in = 0
         self.used_at = 0.0
@@ -304,21 +305,32 @@ class Activation:
                     known = (found.no, handler.wire.digest(handler.wire.decode(found.body)))
                 known = (self.keys or {}).get((handler.name, key)) or known
             if known is not None and known[1] != arguments:
-                raise KeyConflict(
-                    f"key {key!r} of {self.name}.{handler.name} was used before with other arguments; nothing was "
-                    "stored. Use a new key for a new message.",
-                    key=key,
-                )
+                raise self.key_conflict(handler, Options(key))
             return known[0] if known is not None else None
         except BaseException:
             self.release_door()
             raise
+
+    def key_conflict(self, handler: BoundHandler, options: Options) -> KeyConflict:
+        """Return the error of a key that was used with other arguments."""
+        return KeyConflict(
+            f"key {options.key!r} of {self.name}.{handler.name} was used before with other arguments; nothing was "
+            "stored. Use a new key for a new message.",
+            key=options.key,
+        )
 
     def note_key(self, handler: str, key: str, no: int, arguments: bytes) -> None:
         """Remember the key until the message's outcome is on disk."""
         if self.keys is None:
             self.keys = {}
         self.keys[(handler, key)] = (no, arguments)
+
+    def purge_keys(self) -> None:
+        """Forget keys whose outcome is on disk, unless a running turn counts on what it saw."""
+        if self.key_holds or not self.keys:
+            return
+        pending = self.system.open_jobs
+        self.keys = {key: held for key, held in self.keys.items() if held[0] in pending} or None
 
     def release_door(self) -> None:
         """Let the next sender in."""
@@ -408,7 +420,9 @@ class Activation:
         if self.inbox is None:
             self.inbox = deque()
         for envelope in rows:
-            system.hold_if_recovered(envelope)
+            if envelope.no in system.withdrawn:
+                continue
+            system.hold_if_recovered(envelope, self)
             self.inbox.append(envelope)
             self.last_position = max(self.last_position, envelope.position)
 
@@ -426,6 +440,9 @@ class Activation:
                 self.pump()
                 return
             await system.begin_recovered(envelope, self)
+            if envelope not in (self.inbox or ()):  # It was cancelled or expired meanwhile.
+                system.turn_ended(envelope)
+                return
         await system.committer.wait_durable()
         if envelope.not_before is not None:
             await asyncio.sleep(max(0.0, envelope.not_before - system.wall()))
@@ -465,7 +482,11 @@ class Activation:
         ours: BaseException | None = None  # an error outside the handler: the library's own
         try:
             while again:
-                turn = self._new_turn(envelope)
+                try:
+                    turn = self._new_turn(envelope)
+                except StateUndecodable as error:
+                    self._hold(envelope, error)
+                    return
                 handler: BoundHandler | None = None
                 try:
                     handler = self.type.handlers.get(envelope.handler)
@@ -495,9 +516,9 @@ class Activation:
                         raise TurnEnded(f"{handler.where}: its turn has ended ({turn.ended}).")
                     self._finish(turn, handler, result)
                     return
-                except (Exception, asyncio.CancelledError, TurnEnded) as error:
+                except (Exception, asyncio.CancelledError, TurnEnded, BaseExceptionGroup) as error:
                     again = await self._failed(turn, handler, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, state and disk may differ now: fail stop
+        except Exception as error:
             ours = error
         finally:
             system.turns.pop(envelope.no, None)
@@ -513,13 +534,6 @@ class Activation:
             return handler.wire.decode(envelope.body)
         except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
             raise StateUndecodable(f"the arguments of {handler.where} do not decode: {error}") from error
-
-    def decode_stored(self, decode: Callable[[bytes], Any], body: bytes, what: str) -> Any:
-        """Decode a journaled value; one that does not decode suspends the actor: its step must not run again."""
-        try:
-            return decode_or_suspend(decode, body, what)
-        except StateUndecodable as error:
-            raise StateUndecodable(str(error), suspends=True) from error
 
     async def _run_limited(self, turn: Turn, handler: BoundHandler, arguments: Any) -> Any:
         limit = asyncio.timeout(handler.timeout_s)
@@ -558,6 +572,9 @@ class Activation:
         reply = handler.wire.copy_result(result) if waiter is not None else None
         snapshot = self._next_snapshot(turn) if turn.records and type.has_events else None
 
+        if turn.sends:
+            self._check_keys(turn.sends)
+
         turn.ended = "finished"
         batch = system.committer.touch()
         batch.work += 1
@@ -587,6 +604,10 @@ class Activation:
     def _leave(self, send: Send, turn: Turn) -> None:
         receiver = send.activation
         receiver.reserved -= 1
+        if send.options.key is not None:
+            receiver.key_holds -= 1
+            if (send.handler.name, send.options.key) in (receiver.keys or {}):
+                return  # Somebody else sent it while this turn ran: once is enough.
         envelope = receiver.send(
             send.handler,
             send.options,
@@ -600,6 +621,14 @@ class Activation:
             receiver.note_key(
                 send.handler.name, send.options.key, envelope.no, send.handler.wire.digest(send.arguments)
             )
+
+    def _check_keys(self, sends: list[Send]) -> None:
+        """Refuse to leave a message whose key was taken, since it was told, by one with other arguments."""
+        for send in sends:
+            key = send.options.key
+            known = (send.activation.keys or {}).get((send.handler.name, key)) if key is not None else None
+            if known is not None and known[1] != send.handler.wire.digest(send.arguments):
+                raise send.activation.key_conflict(send.handler, send.options)
 
     def _next_snapshot(self, turn: Turn) -> Snapshot | None:
         assert turn.records is not None
@@ -629,8 +658,10 @@ class Activation:
         journal = turn.journal
         assert journal is not None
         self.system.journals.pop(journal.message, None)
-        for key in journal.slots:
+        for key, slot in journal.slots.items():
             batch.journal.pop((journal.message, key), None)
+            if slot.child is not None and slot.outcome is None:
+                self.system.unasked.add(slot.child)  # Its reply has no reader any more.
         if journal.stored or journal.batch not in (0, batch.number):
             batch.forgotten.append(journal.message)
 
@@ -655,7 +686,10 @@ class Activation:
         system = self.system
         if envelope.caller is not None:
             assert envelope.caller_key is not None
-            system.deliver(batch, envelope.caller, envelope.caller_key, outcome)
+            if envelope.no in system.unasked:
+                system.unasked.discard(envelope.no)
+            else:
+                system.deliver(batch, envelope.caller, envelope.caller_key, outcome)
         if envelope.head.keep:
             system.jobs.keep(batch, self, envelope, outcome, state)
 
@@ -666,13 +700,17 @@ class Activation:
         if turn.ended == "finished":
             raise error  # It failed half-way through its own commit.
         turn.ended = turn.ended or "failed"
-        try:
-            await turn.close_steps()
-        except asyncio.CancelledError:
-            stopped = stopped or turn.stopped
+        while True:
+            try:
+                await turn.close_steps()
+                break
+            except asyncio.CancelledError:
+                pass  # By the system, which has said why in `turn.stopped`; the steps are closed first all the same.
         stopped = stopped or turn.stopped
         for send in turn.sends or ():
             send.activation.reserved -= 1
+            if send.options.key is not None:
+                send.activation.key_holds -= 1
         if system.failure is not None:
             return False
         envelope = turn.envelope
@@ -680,13 +718,13 @@ class Activation:
             self._roll_back(new_object=True)
             self._stopped(turn, stopped)
             return False
-        if isinstance(error, (asyncio.CancelledError, TurnEnded)):
-            error = RuntimeError(f"the turn's own code cancelled it ({type(error).__name__})")
-        assert isinstance(error, Exception)
-        if getattr(error, "suspends", False):
+        if turn.journal is not None and turn.journal.undecodable is not None:
+            reason = str(turn.journal.undecodable)
             self._stopped(turn, "suspended")
-            self.suspend(str(error))
+            self.suspend(reason)
             return False
+        if not isinstance(error, Exception):
+            error = RuntimeError(f"the turn's own code cancelled it ({type(error).__name__})")
         if handler is None:
             self._roll_back(new_object=False)
             self._give_up(envelope, to_failure(error), "its handler is gone", turn)
@@ -760,10 +798,20 @@ class Activation:
         """Go back to the state of the last finished turn."""
         if self.object is None:
             return
-        if new_object:
-            self.object = None
-        else:
-            self.object.state = self._state()
+        if not new_object:
+            try:
+                self.object.state = self._state()
+                return
+            except StateUndecodable:
+                pass  # The next turn finds out and suspends the actor.
+        self.object = None
+
+    def _hold(self, envelope: Envelope, error: StateUndecodable) -> None:
+        """Put the message back and suspend the actor: no object can be made of its state."""
+        if self.inbox is None:
+            self.inbox = deque()
+        self.inbox.appendleft(envelope)
+        self.suspend(str(error))
 
     def _answer(self, turn: Turn, failure: Failure, handler: BoundHandler) -> None:
         """Finish the message with an error that is its answer; nothing else of the turn stays."""
@@ -843,7 +891,7 @@ class Activation:
         self._release_failure(batch, envelope, failure, None, "cancelled")
         system.emit_for(envelope, event, kind=self.type.kind, actor=self.id, handler=envelope.handler)
         if self.keys and envelope.key is not None:
-            self.keys.pop((envelope.handler, envelope.key), None)
+            self.keys.pop((envelope.handler, envelope.key), None)  # A cancelled key is free again.
         self.finished_in = batch.number
 
     # --- state -----------------------------------------------------------------------------------------------------
@@ -858,7 +906,13 @@ class Activation:
     def _apply(self, state: Any, bodies: list[bytes]) -> Any:
         folder = self.type.new_object(self.id, state)
         for body in bodies:
-            folder.apply(self.type.event_of(body, self.name))
+            event = self.type.event_of(body, self.name)
+            try:
+                folder.apply(event)
+            except Exception as error:
+                raise StateUndecodable(
+                    f"{self.name}: apply() raised {type(error).__name__}: {error}, for the stored event {event!r}."
+                ) from error
         return folder.state
 
     def _fold_up(self) -> Any:
@@ -916,6 +970,9 @@ class Activation:
 
     def suspend(self, reason: str) -> None:
         """Hold the actor: its mail is kept, callers get `ActorSuspended`."""
+        if self.status == "suspended":
+            self.reason = reason
+            return
         system = self.system
         self.status, self.reason = "suspended", reason
         self.object = None
@@ -994,6 +1051,7 @@ class Activation:
             and not self.door_held
             and not self._door
             and not self.keys
+            and not self.key_holds
             and self.finished_in <= self.system.committer.durable
         )
 

@@ -9,6 +9,7 @@ added, whatever the length of the history, and the history holds exactly one res
 from __future__ import annotations
 
 import asyncio
+import functools
 import typing
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -253,7 +254,7 @@ class _Run:
     async def _ask_model(self, number: int) -> ModelAnswer:
         span = self.span = f"{self.turn.no}/model#{number}"
         self.fresh = False
-        spec = Spec("model", lambda: self._call_model(number, span), role="model", quiet=True, span=span)
+        spec = Spec("model", functools.partial(self._call_model, number, span), role="model", quiet=True, span=span)
         return typing.cast(
             ModelAnswer, await perform(self.turn, spec, b"%d" % number, self.system.decoder(ModelAnswer))
         )
@@ -284,8 +285,13 @@ class _Run:
                 decision = decide(MODEL_POLICY, failure, tuple(history))
                 again = decision.verb == "retry" and (failure.retry_after_s or 0.0) <= _RETRY_AFTER_MAX_S
                 self._book(
-                    request.model, span, attempt, began_s, failure=failure,
-                    decision="retry" if again else "", delay_s=decision.delay_s if again else 0.0,
+                    request.model,
+                    span,
+                    attempt,
+                    began_s,
+                    failure=failure,
+                    decision="retry" if again else "",
+                    delay_s=decision.delay_s if again else 0.0,
                 )
                 if not again:
                     raise
@@ -333,8 +339,15 @@ class _Run:
 
     def _book_malformed(self, error: MalformedOutput) -> None:
         self.turn.emit(
-            StepFinished, span=self.span, parent=self.turn.span, step="model", role="model", duration_s=0.0,
-            error="MalformedOutput", message=str(error), decision="amend",
+            StepFinished,
+            span=self.span,
+            parent=self.turn.span,
+            step="model",
+            role="model",
+            duration_s=0.0,
+            error="MalformedOutput",
+            message=str(error),
+            decision="amend",
         )
         self.turn.emit(Amended, amendment="format reminder added", reason=str(error))
 
@@ -385,7 +398,7 @@ class _Run:
                 arguments = _arguments(bound.wire.signature, call)
                 spec = Spec(
                     f"query {target.name}.{each.name}",
-                    lambda: target.ask_query(each.name, (), _as_dict(arguments)),
+                    functools.partial(target.ask_query, each.name, (), _as_dict(arguments)),
                     role="query",
                 )
                 return await perform(self.turn, spec, match, bound.wire.decode_result)

@@ -26,10 +26,11 @@ _MESSAGE_CHARS = 10_000
 
 def to_failure(error: BaseException, raises: Sequence[type[Exception]] = ()) -> Failure:
     """Return *error* as data; *raises* are the errors that its handler or step declares."""
-    text = _printable(str(error))[:_MESSAGE_CHARS]
+    text = _text(error)
     declared = declared_as(error, raises)
     if declared is not None:
-        return Failure("declared", declared.__name__, text, "", _facts(list(error.args)))
+        facts = {"args": list(error.args), "attributes": _data(vars(error))}
+        return Failure("declared", declared.__name__, text, "", _facts(facts) or _facts({**facts, "args": [text]}))
     if isinstance(error, UnderstudyError):
         return Failure("own", type(error).__name__, text, "", _facts(_plain(vars(error).get("_facts", {}))))
     stack = _printable("".join(traceback.format_exception(error)))
@@ -68,13 +69,20 @@ def to_error(
 
 
 def _rebuild(cls: type[Exception], failure: Failure) -> Exception:
-    args: list[Any] = msgspec.msgpack.decode(failure.arguments) if failure.arguments else [failure.message]
+    facts: dict[str, Any] = msgspec.msgpack.decode(failure.arguments) if failure.arguments else {}
+    args = facts.get("args", [failure.message])
     try:
-        return cls(*args)
-    except Exception:
+        error = cls(*args)
+    except Exception:  # its constructor takes other arguments than it keeps in `args`
         error = cls.__new__(cls)
-        error.args = (failure.message,)
-        return error
+        error.args = tuple(args)
+    for name, value in facts.get("attributes", {}).items():
+        if name not in vars(error):
+            try:
+                setattr(error, name, value)
+            except AttributeError:
+                pass  # a property or a slot that the constructor sets
+    return error
 
 
 def _facts(value: Any) -> bytes | None:
@@ -82,6 +90,18 @@ def _facts(value: Any) -> bytes | None:
         return encode(value)
     except EncodingFailed:
         return None
+
+
+def _data(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return those attributes that can be stored: an error is an answer also when it carries a connection."""
+    return {name: value for name, value in attributes.items() if _facts(value) is not None}
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _printable(str(error))[:_MESSAGE_CHARS]
+    except Exception as broken:  # its own `__str__` fails
+        return f"<{_name(error)} without text: its __str__ raised {type(broken).__name__}>"
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:

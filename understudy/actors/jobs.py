@@ -24,6 +24,10 @@ class Jobs:
 
     def __init__(self, system: System) -> None:
         self._system = system
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the system is opened anew."""
         self._fresh: dict[int, Outcome] = {}  # finished, not on disk yet
         self._waiters: dict[int, list[asyncio.Future[Outcome]]] = {}
         self._actors: dict[int, int] = {}  # message waited for -> its actor
@@ -35,18 +39,18 @@ class Jobs:
         system = self._system
         no = envelope.no
         dead = outcome.failure is not None and outcome.failure.dead_letter is not None
-        if not dead and not (state == "cancelled" and envelope.key is not None):
-            # A dead letter is its own record; a cancelled key is free again.
+        if not dead:  # A dead letter is its own record.
             now = system.wall()
             digest = b""
-            if envelope.key is not None:
+            key = envelope.key if state != "cancelled" else None  # A cancelled key is free again.
+            if key is not None:
                 wire = activation.type.handlers[envelope.handler].wire
                 digest = wire.digest(wire.decode(envelope.body))
             batch.results[no] = KeptResult(
                 no,
                 envelope.actor,
                 envelope.handler,
-                envelope.key,
+                key,
                 digest,
                 outcome,
                 state,
@@ -61,9 +65,9 @@ class Jobs:
 
         def durable() -> None:
             self._fresh.pop(no, None)
-            if envelope.key is not None and activation.keys:
-                activation.keys.pop((envelope.handler, envelope.key), None)
+            if envelope.key is not None:
                 activation.on_disk = True
+                activation.purge_keys()
 
         batch.after.append(durable)
 
@@ -99,13 +103,7 @@ class Jobs:
         if turn is None or turn.activation.system is not system:
             return self._open(await self.outcome(no), id, returns)
         turn.check(f"waiting for job {id}")
-        slot = await turn.claim(f"job {id}", b"")
-        if slot.outcome is None:
-            turn.mark_started()
-            turn.settle(slot, await self.outcome(no))
-            turn.check(f"waiting for job {id}")
-        assert slot.outcome is not None
-        return self._open(slot.outcome, id, returns)
+        return self._open(await turn.wait_job(id, no), id, returns)
 
     def _open(self, outcome: Outcome, id: str, returns: Any) -> Any:
         if outcome.value is not None:
@@ -175,6 +173,17 @@ class Jobs:
             f"job {id} has no outcome: it was no job, or it finished and its outcome expired "
             f"(Limits.result_ttl_s={system.limits.result_ttl_s:.0f})."
         )
+
+    async def correlation(self, id: str) -> str:
+        """Return the root of the tree that the message belongs to, or *id* when nothing is known of it."""
+        try:
+            where = await self._system.store.message(self._system.message_no(id))
+        except NotFound:
+            return id
+        if where.result is not None:
+            return where.result.correlation
+        envelope = where.pending or (where.dead.envelope if where.dead is not None else None)
+        return self._system.correlation_of(envelope) if envelope is not None else id
 
     async def job_status(self, id: str) -> JobStatus:
         """Return where the job is."""

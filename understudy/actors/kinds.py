@@ -130,8 +130,13 @@ class ActorType:
         return decode_or_suspend(self._decode_log, body, f"an entry of the log of {name}")
 
     def new_object(self, id: str, state: Any) -> Any:
-        """Return a new object of the user's class."""
-        made = self.cls()
+        """Return a new object of the user's class; raises `StateUndecodable` when its constructor fails."""
+        try:
+            made = self.cls()
+        except Exception as error:
+            raise StateUndecodable(
+                f"{self.cls.__qualname__}() of {self.kind}/{id} raised {type(error).__name__}: {error}."
+            ) from error
         made.id = id
         made.state = state
         return made

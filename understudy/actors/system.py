@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeVar, cast, overload
 from uuid import UUID
 
 import msgspec
@@ -54,7 +54,6 @@ from understudy.events import (
 from understudy.mailbox.commit import Batch, Committer, DeadLetter
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Journal, JournalEntry, Outcome
-from understudy.mailbox.sqlite import SQLiteStore
 from understudy.mailbox.store import ActorRow, Opening, Store
 from understudy.trace.tree import Trace, build_trace
 
@@ -79,6 +78,7 @@ class System:
         resources: Objects that tools and handlers find by type: `current_turn().resource(Index)`.
         limits: Sizes and times.
         trace: "all" stores the turns of plain actors too; "steps" counts them only.
+        durability: "full" survives a power cut; "process" survives the death of the process only, and is faster.
 
     Raises:
         StoreLocked: Another process owns the file (on entering).
@@ -94,11 +94,14 @@ class System:
         endpoints: Sequence[Endpoint] = (),
         resources: Sequence[object] = (),
         limits: Limits | None = None,
-        trace: str = "steps",
+        trace: Literal["steps", "all"] = "steps",
+        durability: Literal["full", "process"] = "full",
     ) -> None:
         if trace not in ("steps", "all"):
             raise InvalidDefinition(f"trace must be one of 'steps', 'all'; got {trace!r}.")
-        self.store: Store = SQLiteStore(path) if isinstance(path, (str, PathLike)) else path
+        if durability not in ("full", "process"):
+            raise InvalidDefinition(f"durability must be one of 'full', 'process'; got {durability!r}.")
+        self.store: Store = _store_at(path, durability) if isinstance(path, (str, PathLike)) else path
         self.limits = limits or Limits()
         self.endpoints = tuple(endpoints)
         self.trace_all = trace == "all"
@@ -106,6 +109,7 @@ class System:
         self._codec = Codec(self._revive)
         self._types: dict[str, ActorType] = {}
         self._decoders: dict[Any, Callable[[bytes], Any]] = {}
+        self.jobs = Jobs(self)
         for each in reached(children):
             if isinstance(each, Tool):
                 self._register_tool(each)
@@ -121,11 +125,13 @@ class System:
         self._failed = asyncio.Event()
         self.last_message = 0
         self.life = 0
+        self.withdrawn: set[int] = set()  # cancelled while they waited: a read under way must not bring them back
         self.turns: dict[int, Turn] = {}
         self.journals: dict[int, Journal] = {}
+        self.unasked: set[int] = set()  # open asks of turns that ended without their reply
         self.asked: dict[int, asyncio.Future[Any]] = {}  # who waits for the reply of a message that is on disk only
         self.open_jobs: dict[int, int] = {}  # kept messages accepted in this life and not finished -> their actor
-        self.jobs = Jobs(self)
+        self.jobs.reset()
         self._active: dict[int, Activation] = {}  # by number
         self._tasks: set[asyncio.Task[Any]] = set()
         self._turn_tasks: set[asyncio.Task[Any]] = set()
@@ -158,6 +164,7 @@ class System:
             self.namespace = UUID(opening.store_id)
             self._tag = opening.store_id.replace("-", "")[:6]
             self.committer = Committer(self.store, self._store_failed)
+            self.committer.taking = self._taking
             self.committer.committed = self._committed
             self.committer.start()
             self._host = asyncio.current_task()
@@ -178,6 +185,9 @@ class System:
             self.spawn(self._sweep(), "sweep")
         except BaseException:
             self.usable = self.accepting = False
+            for task in list(self._tasks):
+                task.cancel()
+            await self.committer.stop()
             await self.store.close(clean=False)
             raise
         return self
@@ -185,13 +195,23 @@ class System:
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._close()
+        # Closing is bounded, and a cancellation (of the body, or by our own fail-stop) must not cut it short.
+        closing = self.loop.create_task(self._close(), name="understudy-close")
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.wait([closing])
+            except asyncio.CancelledError as error_:
+                cancelled = error_
+        closing.result()
         failure = self.failure
         if failure is not None:
             host = self._host
             if host is not None and host.cancelling():
                 host.uncancel()
             raise SystemFailed(f"the system stopped itself: {failure}") from failure
+        if cancelled is not None:
+            raise cancelled
 
     async def _close(self) -> None:
         self.accepting = False
@@ -297,6 +317,11 @@ class System:
         task = self.loop.create_task(work, name=f"understudy-{name}", context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self.watch_task)
+
+    def keep_task(self, task: asyncio.Task[Any]) -> None:
+        """Own a task whose end somebody else reads; it is cancelled when the system closes."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def watch_task(self, task: asyncio.Task[Any]) -> None:
         """Read the end of one of the system's own tasks."""
@@ -404,7 +429,7 @@ class System:
         type = self.type_of(cls)
         if id is None:
             id = os.urandom(8).hex()
-        size = len(id.encode("utf-8", "replace"))
+        size = text_bytes(id, f"the id of a {type.kind}")
         if not 0 < size <= self.limits.id_bytes:
             raise LimitExceeded(
                 f"the id of a {type.kind} is {size} bytes; expected 1 to Limits.id_bytes={self.limits.id_bytes}.",
@@ -553,8 +578,9 @@ class System:
 
     def end_turn(self, turn: Turn | None, error: BaseException | None) -> None:
         """Note that a turn's task ends; an error that is not the handler's is ours and stops the system."""
-        if turn is not None and turn.task is not None:
-            self._turn_tasks.discard(turn.task)
+        task = turn.task if turn is not None else asyncio.current_task()
+        if task is not None:
+            self._turn_tasks.discard(task)
         if error is not None and self.failure is None:
             self._store_failed(error)
 
@@ -567,6 +593,10 @@ class System:
         if envelope.no == self._suspect_no:
             self._suspect_no = None
             self._suspect.release()
+
+    def _taking(self, batch: Batch) -> None:
+        # Also numbers of messages that never touch the table are given once only: job ids must not come back.
+        batch.last_message = self.last_message
 
     def _committed(self, batch: Batch) -> None:
         if self._paused:
@@ -651,6 +681,7 @@ class System:
         if self.jobs.has_ended(no):
             return
         delayed = self.timers.withdraw(no) if envelope.due_at is not None else None
+        self.withdrawn.add(no)
         queued = next((each for each in activation.inbox or () if each.no == no), None)
         if queued is not None and activation.inbox is not None:
             activation.inbox.remove(queued)
@@ -661,10 +692,12 @@ class System:
 
     # --- recovery --------------------------------------------------------------------------------------------------
 
-    def hold_if_recovered(self, envelope: Envelope) -> None:
+    def hold_if_recovered(self, envelope: Envelope, activation: Activation) -> None:
         """Let a message of an earlier life wait for its start mark, so that one that kills the process is found out."""
         if envelope.no <= self._opening.last_message and envelope.hold is None:
             envelope.hold = "recovered"
+        if envelope.head.deadline_at is not None and envelope.no not in self._deadlines:
+            self.watch_deadline(envelope, activation)
 
     async def _recover(self) -> None:
         """Bring back actors with unfinished work, suspects first, some at a time."""
@@ -771,16 +804,24 @@ class System:
         """
         self.check_usable()
         await self.committer.wait_durable()
-        events: list[TraceEvent] = []
-        after = 0
-        while rows := await self.store.traces(id, after, 1_000):
-            after = rows[-1].no
-            events.extend(self.decoder(Event)(row.body) for row in rows)
+        events = await self._events_of(id)
+        if not events:
+            # A job that a turn submitted lies in the tree of that turn.
+            id = await self.jobs.correlation(id)
+            events = await self._events_of(id)
         if not events:
             raise NotFound(
                 f"the trace has nothing under {id!r}; plain actors' turns are stored with System(trace='all')."
             )
         return build_trace(id, events)
+
+    async def _events_of(self, correlation: str) -> list[TraceEvent]:
+        events: list[TraceEvent] = []
+        after = 0
+        while rows := await self.store.traces(correlation, after, 1_000):
+            after = rows[-1].no
+            events.extend(self.decoder(Event)(row.body) for row in rows)
+        return events
 
     async def events(self) -> AsyncIterator[Event]:
         """Stream events as they are committed, from now on; ends when the system closes."""
@@ -878,3 +919,9 @@ class System:
         if not isinstance(target, ActorTarget) or target.system is not self:
             raise InvalidArguments(f"expected a ref of this system, made by system.actor(...); got {ref!r}.")
         return await target.enter()
+
+
+def _store_at(path: str | PathLike[str], durability: Literal["full", "process"]) -> Store:
+    from understudy.mailbox.sqlite import SQLiteStore
+
+    return SQLiteStore(path, durability=durability)

@@ -50,12 +50,24 @@ class Timers:
         """Take a delayed message that was just accepted."""
         assert envelope.due_at is not None
         timer = Timer(envelope.due_at, envelope.no, envelope.actor)
-        if self._beyond is not None and timer > self._beyond:
-            return
         self._pending[envelope.no] = envelope
+        if self._beyond is not None and timer > self._beyond:
+            self._leave_on_disk(timer)
+            return
         heapq.heappush(self._heap, timer)
         if self._heap[0] is timer:
             self._changed.set()
+        if len(self._heap) > 2 * _PAGE:
+            self._heap.sort()
+            for far in self._heap[_PAGE:]:
+                self._leave_on_disk(far)
+            del self._heap[_PAGE:]
+            self._beyond = self._heap[-1]
+
+    def _leave_on_disk(self, timer: Timer) -> None:
+        envelope = self._pending.pop(timer.no, None)
+        if envelope is not None and envelope.waiter is not None:
+            self._system.asked[envelope.no] = envelope.waiter
 
     def withdraw(self, no: int) -> Envelope | None:
         """Forget a delayed message; return it when it is in memory."""
@@ -100,12 +112,14 @@ class Timers:
         system = self._system
         await system.bring_back({timer.actor for timer in due})
         for timer in due:
-            envelope = self._pending.pop(timer.no, None) or await self._read(timer.no)
-            if envelope is None:
-                continue
+            envelope = self._pending.pop(timer.no, None)
+            known = envelope is not None
+            envelope = envelope or await self._read(timer.no)
             activation = await system.activation_of(timer.actor)
-            if activation is None:
+            if envelope is None or activation is None:
                 continue  # Its code is not there: the mail waits.
+            if not known:
+                system.hold_if_recovered(envelope, activation)
             if timer.no in self._gone:
                 self._gone.discard(timer.no)
                 continue
@@ -113,9 +127,6 @@ class Timers:
 
     async def _read(self, no: int) -> Envelope | None:
         try:
-            envelope = (await self._system.store.message(no)).pending
+            return (await self._system.store.message(no)).pending
         except StateUndecodable:
             return None  # Its actor is suspended when it is loaded: the damage is found there.
-        if envelope is not None:
-            self._system.hold_if_recovered(envelope)
-        return envelope

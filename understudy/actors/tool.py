@@ -115,8 +115,6 @@ class ToolType(ActorType):
         tool = self.tool
         turn = current_turn()
         body = functools.partial(tool.function, **dict(zip(bound.wire.parameters, args, strict=True)))
-        if tool.rate is not None:
-            body = functools.partial(self._limited, body)
         # The body is a step: it starts after the commit that covers its message and the answer that caused it.
         spec = Spec(
             tool.name,
@@ -127,18 +125,18 @@ class ToolType(ActorType):
             interrupted=tool.interrupted,
             role="tool",
             quiet=True,
+            gate=self._wait_rate if tool.rate is not None else None,
         )
         return await perform(turn, spec, b"", bound.wire.decode_result)
 
-    async def _limited(self, body: Callable[[], Any]) -> Any:
+    async def _wait_rate(self) -> None:
         from aiolimiter import AsyncLimiter
 
         loop = asyncio.get_running_loop()
         if self._limiter is None or self._limiter[0] is not loop:
             assert self.tool.rate is not None
             self._limiter = (loop, AsyncLimiter(self.tool.rate.count, self.tool.rate.per_s))
-        async with self._limiter[1]:
-            return await run_function(body, (), {})
+        await self._limiter[1].acquire()
 
 
 class _ToolMaker(Protocol):

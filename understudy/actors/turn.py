@@ -7,19 +7,23 @@ that the turn, delivered again, gets the outcomes instead of doing it again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid5
 
-from understudy.codec import encode
+from understudy.codec import decode_or_suspend, encode
 from understudy.errors import (
     CallCycle,
     Deadlock,
     InvalidArguments,
+    KeyConflict,
     LimitExceeded,
     NoTurn,
     OutcomeUnknown,
+    StateUndecodable,
     TurnEnded,
 )
 from understudy.events import StepReplayed, TraceEvent, TurnDiverged, TurnStarted
@@ -163,6 +167,14 @@ class Turn:
         """Append an event and apply it."""
         self.check("record()")
         body = encode(event)
+        limit = self.activation.system.limits.payload_bytes
+        if len(body) > limit:
+            raise LimitExceeded(
+                f"an event of {self.activation.name} is {len(body)} bytes, more than Limits.payload_bytes={limit}.",
+                limit="payload_bytes",
+                value=len(body),
+                value_max=limit,
+            )
         if self.records is None:
             self.records = []
         self.records.append((event, body))
@@ -206,8 +218,20 @@ class Turn:
                 value=len(sends) + 1,
                 value_max=limits.sends_per_turn,
             )
+        if options.key is not None:
+            for send in sends:
+                if send.activation is activation and send.handler is handler and send.options.key == options.key:
+                    if send.body != body:
+                        raise KeyConflict(
+                            f"key {options.key!r} of {activation.name}.{handler.name} was used earlier in this turn with "
+                            "other arguments. Use a new key for a new message.",
+                            key=options.key,
+                        )
+                    return
         activation.check_room(handler)
         activation.reserved += 1
+        if options.key is not None:
+            activation.key_holds += 1
         sends.append(Send(activation, handler, options, body, arguments))
 
     def ensure_journal(self) -> Journal:
@@ -217,16 +241,25 @@ class Turn:
             journal = self.journal = self.activation.system.journal_of(self.envelope)
         return journal
 
-    async def claim(self, name: str, arguments_digest: bytes, *, repeatable: bool = True) -> Slot:
+    async def claim(
+        self, name: str, arguments_digest: bytes, *, repeatable: bool = True, key: str | None = None
+    ) -> Slot:
         """Return the journal's slot for this step: with an outcome when an earlier attempt finished it.
 
         Raises:
             LimitExceeded: `Limits.steps_per_turn` steps were made already.
             OutcomeUnknown: The redelivered turn diverged, and the step must not be repeated by mistake.
+            KeyConflict: *key*, which stands for the arguments, stood for others before.
         """
         journal = self.ensure_journal()
         lineage = _lineage.get()
-        steps = group(name, arguments_digest)
+        steps = group(name, arguments_digest, key)
+        if key is not None and journal.conflicts(steps):
+            raise KeyConflict(
+                f"key {key!r} of {name} was used with other arguments earlier in this turn, or before it was delivered "
+                "again; nothing was done. Use a new key for another call.",
+                key=key,
+            )
         slot = journal.claim(steps, lineage)
         if slot is None and journal.left_over(name.encode()):
             # Perhaps a parallel branch is about to claim what is left over: give each one its turn first.
@@ -262,6 +295,9 @@ class Turn:
         """Journal a step's outcome and give it to whoever waits."""
         journal = self.ensure_journal()
         system = self.activation.system
+        if system.journals.get(journal.message) is not journal:
+            slot.settle(outcome)  # The message has ended meanwhile: a row would never go away.
+            return
         batch = system.committer.touch()
         batch.journal[(journal.message, slot.key)] = JournalEntry(journal.message, slot.key, outcome, slot.after)
         batch.work += 1
@@ -309,12 +345,12 @@ class Turn:
             raise InvalidArguments("an ask inside a turn cannot be delayed: use .tell or .submit with delay_s or at.")
         name = f"ask {target.name}.{handler.name}"
         if match is None:
-            match = handler.wire.digest(arguments) if options.key is None else options.key.encode()
-        slot = await self.claim(name, match)
+            match = handler.wire.digest(arguments)
+        slot = await self.claim(name, match, key=options.key)
         if slot.outcome is not None:
             if slot.child is not None:
                 self.replayed(handler.where, slot, target.type.role, str(slot.child))
-            return handler.reply(slot.outcome)
+            return self._reply(handler, slot.outcome)
         self.trace()
         activation = await target.enter()
         if slot.child is None and slot.outcome is None:
@@ -329,17 +365,58 @@ class Turn:
             except BaseException:
                 self.ensure_journal().drop(slot)
                 raise
+        with self._waiting_for(activation):
+            outcome = await slot.wait()
+        self.check(name)
+        return self._reply(handler, outcome)
+
+    def _reply(self, handler: BoundHandler, outcome: Outcome) -> Any:
+        if outcome.value is None:
+            return handler.reply(outcome)  # raises
+        return self.decode_stored(handler.wire.decode_result, outcome.value, f"the reply of {handler.where}")
+
+    def decode_stored(self, decode: Callable[[bytes], Any], body: bytes, what: str) -> Any:
+        """Decode a journaled value; one that does not decode ends the turn and suspends the actor.
+
+        The step must not run again, and its absence is not the handler's to decide about.
+        """
+        try:
+            return decode_or_suspend(decode, body, what)
+        except StateUndecodable as error:
+            self.ensure_journal().undecodable = error
+            self.ended = self.ended or "suspended"
+            raise
+
+    @contextmanager
+    def _waiting_for(self, activation: Activation) -> Iterator[None]:
+        """Hold an edge in the graph of who waits for whom."""
         waits = self.activation.waits
         waits[activation] = waits.get(activation, 0) + 1
         try:
-            outcome = await slot.wait()
+            yield
         finally:
             if waits[activation] == 1:
                 del waits[activation]
             else:
                 waits[activation] -= 1
-        self.check(name)
-        return handler.reply(outcome)
+
+    async def wait_job(self, id: str, no: int) -> Outcome:
+        """Return the outcome of a job, as a step of this turn."""
+        slot = await self.claim(f"job {id}", b"")
+        if slot.outcome is None:
+            system = self.activation.system
+            self.mark_started()
+            activation = system.activation_by_no(system.open_jobs.get(no, 0))
+            if activation is None:
+                outcome = await system.jobs.outcome(no)
+            else:
+                self._refuse_circle(activation, f"waits for job {id} of")
+                with self._waiting_for(activation):
+                    outcome = await system.jobs.outcome(no)
+            self.check(f"waiting for job {id}")
+            self.settle(slot, outcome)
+        assert slot.outcome is not None
+        return slot.outcome
 
     async def submit(
         self, target: ActorTarget, handler: BoundHandler, options: Options, body: bytes, arguments: Any
@@ -347,7 +424,7 @@ class Turn:
         """Submit a message as a step of this turn: it leaves at once and stays. Return the job's id."""
         system = self.activation.system
         name = f"submit {target.name}.{handler.name}"
-        slot = await self.claim(name, handler.wire.digest(arguments) if options.key is None else options.key.encode())
+        slot = await self.claim(name, handler.wire.digest(arguments), key=options.key)
         if slot.outcome is None:
             self.trace()
             try:
@@ -378,13 +455,11 @@ class Turn:
     def _refuse_waiting_for_itself(self, activation: Activation, handler: BoundHandler) -> None:
         mine = self.activation
         for send in self.sends or ():
-            if send.activation is activation:
+            if send.activation is activation and send.options.delay_s is None and send.options.at is None:
                 raise InvalidArguments(
                     f"{handler.where} is asked while a message told to {activation.name} earlier in this turn has not "
                     "left: the ask would overtake it. Ask first, or tell from another turn."
                 )
-        if activation.free_slots() > 0 and activation is not mine:
-            return
         chain = self.envelope.head.chain
         if len(chain) + 1 >= mine.system.limits.call_depth:
             raise LimitExceeded(
@@ -393,14 +468,20 @@ class Turn:
                 value=len(chain) + 1,
                 value_max=mine.system.limits.call_depth,
             )
-        if activation is mine or activation.no in chain:
+        self._refuse_circle(activation, "asks")
+
+    def _refuse_circle(self, activation: Activation, verb: str) -> None:
+        mine = self.activation
+        if activation.free_slots() > 0 and activation is not mine:
+            return
+        if activation is mine or activation.no in self.envelope.head.chain:
             raise CallCycle(
-                f"{mine.name} asks {activation.name}, which waits for this very turn: it would wait for itself. "
+                f"{mine.name} {verb} {activation.name}, which waits for this very turn: it would wait for itself. "
                 "Use .tell, or call the method on self."
             )
         if activation.waits_for(mine):
             raise Deadlock(
-                f"{mine.name} asks {activation.name}, which waits for {mine.name}: both would wait for ever."
+                f"{mine.name} {verb} {activation.name}, which waits for {mine.name}: both would wait for ever."
             )
 
     # --- trace -----------------------------------------------------------------------------------------------------

@@ -138,7 +138,8 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._flying: Batch | None = None
-        self.committed: Callable[[Batch], None] = lambda _batch: None
+        self.taking: Callable[[Batch], None] = lambda _batch: None  # called before a batch is written
+        self.committed: Callable[[Batch], None] = lambda _batch: None  # called when it is on disk
 
     def start(self) -> None:
         """Start the task that commits."""
@@ -200,6 +201,7 @@ class Committer:
             if not batch.work:
                 continue
             self.open = Batch(batch.number + 1)
+            self.taking(batch)
             self._flying = batch
             self._make_room()
             try:

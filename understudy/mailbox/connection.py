@@ -113,7 +113,7 @@ class ThreadRunner(aiosqlite.Connection):
 
     async def _start(self) -> None:
         try:
-            await super().__aenter__()
+            _ = await super().__aenter__()
         except BaseException:
             # The thread is ending. It reports to this loop, which may be closed soon: wait for it.
             if self._ending is not None:

@@ -142,6 +142,8 @@ class Journal:
     def remember(self, entry: JournalEntry) -> None:
         """Take over a stored row."""
         self.stored = self.replaying = True
+        if entry.key in self.slots:
+            return  # Read before, in this life.
         if entry.outcome.value is None and entry.outcome.failure is None:
             return  # A failure that a later attempt was to forget.
         self._add(Slot(entry.key, entry.after, entry.outcome))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from importlib import resources
 
 # "UNDS" in the file's header: tells our files from other SQLite files.
 APPLICATION_ID = 0x554E4453
@@ -16,6 +15,8 @@ Migration = Callable[[sqlite3.Connection], None]
 
 
 def _create(connection: sqlite3.Connection) -> None:
+    from importlib import resources  # Rarely needed, and slow to import.
+
     script = resources.files("understudy.mailbox").joinpath("schema.sql").read_text("utf-8")
     for statement in statements(script):
         connection.execute(statement)

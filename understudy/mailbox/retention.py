@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import tempfile
 
 import msgspec
 
@@ -171,6 +170,8 @@ def copy(connection: sqlite3.Connection, target: str) -> None:
     `VACUUM INTO` from a reader: it never blocks a commit, while SQLite's backup interface starts anew whenever another
     connection has written, and under constant commits never ends.
     """
+    import tempfile  # Rarely needed, and slow to import.
+
     if os.path.lexists(target):
         raise StoreRefused(f"{target} exists already; a backup overwrites nothing. Choose another path.", path=target)
     try:

@@ -14,7 +14,6 @@ import logging
 import os
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
@@ -220,6 +219,8 @@ class SQLiteStore:
 
     def _make_file(self) -> None:
         """Make the file under another name and move it into place when it is whole: a crash leaves none or all of it."""
+        import uuid  # Rarely needed, and slow to import.
+
         draft = f"{self.path}.creating"
         for leftover in (draft, f"{draft}-journal"):
             if os.path.exists(leftover):

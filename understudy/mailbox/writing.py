@@ -126,7 +126,7 @@ def plan(batch: Batch) -> Plan:
     if batch.turns:
         insert(_turns, [(*names, *counts) for names, counts in batch.turns.items()])
     # A discarded letter's journal goes, unless its message lives on: delivered again, or dead a second time.
-    gone = [no for no in batch.discarded ]
+    gone = [no for no in batch.discarded if no not in batch.envelopes and no not in batch.dead]
     return Plan(
         last_message=max(
             batch.last_message,

@@ -154,8 +154,8 @@ def _react(reaction: Reaction, failure: Exception, used: int, spread: float | No
     if reaction.verb in ("retry", "restart"):
         delay_s = (reaction.backoff or _DEFAULT_BACKOFF).delay_s(used + 1, spread)
         hint = getattr(failure, "retry_after_s", None)
-        if hint is not None:
-            delay_s = max(delay_s, float(hint))
+        if isinstance(hint, (int, float)) and hint > delay_s:  # and no NaN, and nothing else that users call so
+            delay_s = float(hint)
         return Decision(reaction.verb, delay_s, f"{name}: {reaction.verb} {used + 1} of {reaction.times}")
     words = {"answer": "answered with the error", "dead_letter": "given up"}[reaction.verb]
     return Decision(reaction.verb, 0.0, f"{name}: {words}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from understudy.testing import VirtualTimeLoop
 
 @pytest.fixture
 def anyio_backend() -> Any:
-    return "asyncio", {"loop_factory": VirtualTimeLoop}
+    return "asyncio", {"loop_factory": partial(VirtualTimeLoop, strict=True)}
 
 
 @pytest.fixture

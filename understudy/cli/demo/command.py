@@ -193,7 +193,9 @@ class _Play:
         async with AsyncExitStack() as stack:
             if self._pace is not None:
                 fake = await stack.enter_async_context(
-                    FakeAnthropic(Script(self._pace), ledger_path=self._ledger)  # It lives here, and outlives the worker.
+                    FakeAnthropic(
+                        Script(self._pace), ledger_path=self._ledger
+                    )  # It lives here, and outlives the worker.
                 )
                 self._config.base_url = fake.url
             first = await self._live(1, "")
@@ -274,7 +276,9 @@ class _Play:
         paid = read_ledger(self._ledger)
         twice = repeated(paid)
         totals = trace.totals
-        again = sum(event.usd_micros or 0 for event in trace.events if isinstance(event, ModelCalled) and event.life == 1)
+        again = sum(
+            event.usd_micros or 0 for event in trace.events if isinstance(event, ModelCalled) and event.life == 1
+        )
         screen.heading("The ledger")
         screen.ledger(
             [

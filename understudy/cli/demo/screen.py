@@ -44,7 +44,8 @@ class Screen:
         """Print what this is."""
         self._console.print()
         self._console.print(Text(text, "bold"))
-        self._console.print(Padding(Text(below), (0, 0, 1, 0)))
+        self._console.print(Text(below))
+        self._console.print()
 
     def facts(self, facts: dict[str, str]) -> None:
         """Print names and values in two columns."""
@@ -88,7 +89,7 @@ class Screen:
                 note = Text(f"FAILED {words.error(event.error or '')}", "bold red")
                 self._line("model", event.model, "", event.duration_s, note)
             case happened.Amended():
-                self._line("", "", "", None, Text(f"malformed answer; amended: {event.amendment}", "magenta"))
+                self._console.print(Text(f"        malformed answer; amended: {event.amendment}", "magenta"))
             case happened.StepReplayed():
                 self._replayed(event)
             case happened.StepFinished(role="step"):
@@ -111,8 +112,9 @@ class Screen:
         self._console.print(Text(report.summary))
         for finding in report.findings:
             self._console.print()
-            self._console.print(Text(finding.topic, "bold"), Text(finding.source, "dim"), sep="  ")
-            self._console.print(Padding(Text(finding.quote, "italic"), (0, 0, 0, 2)))
+            self._console.print(Text(finding.topic, "bold"))
+            self._console.print(Padding(Text(finding.quote), (0, 4, 0, 2), expand=False))
+            self._console.print(Text(f"  {finding.source}", "dim"))
 
     def trace(self, trace: Trace) -> None:
         """Print the tree of what happened."""
@@ -135,7 +137,9 @@ class Screen:
     def _replayed(self, event: happened.StepReplayed) -> None:
         paid = "not paid again" if event.role in ("model", "ask") else "not run again"
         name = event.step if event.role != "ask" else event.step.removeprefix("ask ")
-        self._line(event.role, name if name != event.role else "", "", None, Text(f"from the journal, {paid}", "yellow"))
+        self._line(
+            event.role, name if name != event.role else "", "", None, Text(f"from the journal, {paid}", "yellow")
+        )
 
     def _line(self, role: str, name: str, numbers: str, duration_s: float | None, note: Text | None = None) -> None:
         line = Text("  ")

@@ -164,11 +164,11 @@ def _texts(message: dict[str, Any]) -> list[str]:
 
 
 def _results(message: dict[str, Any]) -> list[str]:
-    content = message["content"]
-    blocks = [] if isinstance(content, str) else content
-    return [
-        block["content"] for block in blocks if block["type"] == "tool_result" and isinstance(block["content"], str)
-    ]
+    content: list[dict[str, Any]] | str = message["content"]
+    if isinstance(content, str):
+        return []
+    results = [block["content"] for block in content if block["type"] == "tool_result"]
+    return [each for each in results if isinstance(each, str)]
 
 
 def _passages(text: str) -> list[Passage]:

@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -58,14 +59,16 @@ async def work(config: Config) -> None:
         Trapdoor(is_armed=config.is_armed),
     ]
     children = [ResearchReport, GatherContext, Analyze, GenerateReport]
-    async with asyncio.TaskGroup() as tasks:
-        async with System(config.store, children, endpoints=[endpoint], resources=resources) as system:
-            tasks.create_task(_tell_events(system))
-            await asyncio.sleep(0)  # It listens before anything happens.
-            # The key makes the second life's submission the same one as the first's.
-            job = await system.actor(ResearchReport, "q-17").run.options(key="q-17").submit(config.question)
-            _tell(Told(job=job.id))
-            _tell(Told(report=await job))
+    async with (
+        asyncio.TaskGroup() as tasks,
+        System(config.store, children, endpoints=[endpoint], resources=resources) as system,
+    ):
+        tasks.create_task(_tell_events(system))  # It ends when the system closes.
+        await asyncio.sleep(0)  # It listens before anything happens.
+        # The key makes the second life's submission the same one as the first's.
+        job = await system.actor(ResearchReport, "q-17").run.options(key="q-17").submit(config.question)
+        _tell(Told(job=job.id))
+        _tell(Told(report=await job))
 
 
 async def _tell_events(system: System) -> None:
@@ -80,7 +83,8 @@ def _tell(told: Told) -> None:
 
 def _end_with_parent() -> None:
     """Die when the parent does: its end of our standard input closes with it, however it ended."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # Not through `sys.stdin`, whose lock an ending interpreter would wait for.
+        pass
     os._exit(1)
 
 
@@ -89,11 +93,11 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         asyncio.run(work(msgspec.json.decode(sys.argv[1], type=Config)))
-    except BaseExceptionGroup as group:
+    except* Exception as group:
         traceback.print_exception(group)
         first: BaseException = group
         while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
+            first = cast("BaseExceptionGroup[BaseException]", first).exceptions[0]
         sys.exit(f"{type(first).__name__}: {first}")  # the line that the parent shows
 
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.aims import judge
 from benchmarks.case import FULL, QUICK
 from benchmarks.catalogue import WORKLOADS, all_cases
-from benchmarks.machine import look
+from benchmarks.machine import Others, look
 from benchmarks.report import Report, show, write
 from benchmarks.run import run
 
@@ -44,6 +44,7 @@ def main(only: tuple[str, ...], repeats: int | None, *, quick: bool, path: Path 
         console.width = _WIDTH_IN_FILES
     with tempfile.TemporaryDirectory(prefix="running-", dir=RESULTS) as directory:
         machine = look(Path(directory))
+        others = Others()
         # Drawn between measurements only: a thread that draws would take part in them.
         with Progress(
             TextColumn("{task.description:60}"),
@@ -63,6 +64,7 @@ def main(only: tuple[str, ...], repeats: int | None, *, quick: bool, path: Path 
     report = Report(
         started_at=started.isoformat(timespec="seconds"),
         took_s=time.perf_counter() - began,
+        others_cores=others.cores(),
         machine=machine,
         scale=scale,
         figures=figures,

@@ -29,7 +29,6 @@ class Machine(msgspec.Struct, frozen=True):
     understudy: str
     fdatasync_p50_us: float
     fdatasync_p99_us: float
-    load_average: float  # of the minute before the run: other programs make every figure worse
 
     @property
     def has_disk(self) -> bool:
@@ -48,7 +47,6 @@ def look(directory: Path) -> Machine:
         understudy=version("understudy"),
         fdatasync_p50_us=statistics.median(flushes),
         fdatasync_p99_us=flushes[int(len(flushes) * 0.99)],
-        load_average=os.getloadavg()[0],
     )
 
 
@@ -83,3 +81,33 @@ def rss_bytes() -> int:
         )
         return int(listed.stdout) * 1024
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class Others:
+    """How much of the machine other programs took since this was made: they make every figure worse."""
+
+    def __init__(self) -> None:
+        self._began = (time.monotonic(), _busy_s(), _own_s())
+
+    def cores(self) -> float | None:
+        """Return how many cores they kept busy on average; None where the system does not tell."""
+        at, busy, own = self._began
+        now = _busy_s()
+        if now is None or busy is None:
+            return None
+        return max(0.0, (now - busy) - (_own_s() - own)) / (time.monotonic() - at)
+
+
+def _busy_s() -> float | None:
+    """Return how long all cores together have worked since the system started."""
+    try:
+        total = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()
+    except FileNotFoundError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, total[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    """Return how long this process and its ended children have worked."""
+    return sum(os.times()[:4])

@@ -20,6 +20,7 @@ class Report(msgspec.Struct, frozen=True):
 
     started_at: str
     took_s: float
+    others_cores: float | None  # what other programs took of the machine meanwhile
     machine: Machine
     scale: Scale
     figures: list[Figure]
@@ -45,6 +46,7 @@ def write(report: Report, path: Path) -> None:
     data = {
         "started_at": report.started_at,
         "took_s": report.took_s,
+        "others_cores": report.others_cores,
         "machine": report.machine,
         "scale": report.scale,
         "figures": [_row(figure) for figure in report.figures],
@@ -65,9 +67,11 @@ def show(report: Report, console: Console) -> None:
     console.print(
         f"{machine.cores} cores, {machine.system}, {machine.python}, SQLite {machine.sqlite}, "
         f"fdatasync p50 {machine.fdatasync_p50_us:.0f} µs, p99 {machine.fdatasync_p99_us:.0f} µs, "
-        f"load before {machine.load_average:.1f}; {report.scale.repeats} repetitions in {report.took_s:.0f} s",
+        f"{report.scale.repeats} repetitions in {report.took_s:.0f} s",
         highlight=False,
     )
+    if report.others_cores is not None:
+        console.print(f"Other programs kept {report.others_cores:.2f} cores busy meanwhile.", highlight=False)
     if not machine.has_disk:
         console.print(
             f"[bold red]A flush takes less than {FLUSH_US_MIN:g} µs: this is no disk, and nothing here was durable.[/]"

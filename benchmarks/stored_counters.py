@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -56,6 +57,6 @@ def _fill(connection: sqlite3.Connection, count: int) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _insert(connection: sqlite3.Connection, sql: str, rows: Iterator[object]) -> None:
+def _insert(connection: sqlite3.Connection, sql: str, rows: Iterator[Sequence[Any]]) -> None:
     while chunk := list(islice(rows, _CHUNK)):
         connection.executemany(sql, chunk)

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.case import OURS, Case, Place, Sample, Scale
-from understudy import Agent, Endpoint, SQLiteStore, System
+from understudy import Agent, Endpoint, System
 from understudy.endpoint.model import ModelAnswer, ModelRequest, Text, Usage
+from understudy.mailbox.sqlite import SQLiteStore
 
 NAME = "agent history"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmarks.actors import Counter
-from benchmarks.case import OURS, Case, Place, Sample, Scale
+from benchmarks.case import OURS, Case, Measure, Place, Sample, Scale
 from benchmarks.floors import group_commits, request_reply, single_commits
 from benchmarks.load import measure as measure_load
 from understudy import System
@@ -18,7 +18,7 @@ NAME = "asks"
 def cases(scale: Scale) -> Iterator[Case]:
     """One case for each number of callers."""
     for callers in scale.callers:
-        contenders = {
+        contenders: dict[str, Measure] = {
             OURS: partial(measure, callers=callers),
             group_commits.NAME: partial(group_commits.measure, callers=callers),
             single_commits.NAME: partial(single_commits.measure, callers=callers),

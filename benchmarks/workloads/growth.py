@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from benchmarks.actors import Counter
-from benchmarks.case import OURS, Case, Place, Sample, Scale
+from benchmarks.case import OURS, Case, Measure, Place, Sample, Scale
 from benchmarks.floors import upserts
 from benchmarks.load import per_second
 from benchmarks.stored_counters import counter_id, counters_file
@@ -27,7 +27,7 @@ def cases(scale: Scale) -> Iterator[Case]:
     for spread in (NEIGHBOURS, SCATTERED):
         for count in scale.growth_actors:
             chosen = _choose(count, spread)
-            contenders = {
+            contenders: dict[str, Measure] = {
                 OURS: partial(_measure, count=count, chosen=chosen),
                 upserts.NAME: partial(upserts.measure, count=count, chosen=chosen),
             }

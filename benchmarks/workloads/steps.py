@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmarks.actors import STEPS, Workflow
-from benchmarks.case import OURS, Case, Place, Sample, Scale
+from benchmarks.case import OURS, Case, Measure, Place, Sample, Scale
 from benchmarks.floors import group_commits
 from benchmarks.load import per_second, times_alone
 from understudy import System
@@ -19,7 +19,10 @@ CALLERS = 64
 
 def cases(_scale: Scale) -> Iterator[Case]:
     """Many workflows side by side, and one alone."""
-    contenders = {OURS: _measure_many, group_commits.NAME: partial(group_commits.measure, callers=CALLERS)}
+    contenders: dict[str, Measure] = {
+        OURS: _measure_many,
+        group_commits.NAME: partial(group_commits.measure, callers=CALLERS),
+    }
     yield Case(NAME, f"{CALLERS} workflows", contenders)
     yield Case(NAME, "1 workflow", {OURS: _measure_alone, group_commits.NAME: _measure_floor_alone})
 

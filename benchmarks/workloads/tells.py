@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmarks.actors import Counter
-from benchmarks.case import OURS, Case, Place, Sample, Scale
+from benchmarks.case import OURS, Case, Measure, Place, Sample, Scale
 from benchmarks.floors import group_commits
 from understudy import Limits, System
 
@@ -23,7 +23,7 @@ SENDERS = 256
 def cases(_scale: Scale) -> Iterator[Case]:
     """One sender that does not wait for each tell, and many that do, to one actor."""
     for in_flight in (IN_FLIGHT, IN_FLIGHT_DEEP):
-        contenders = {
+        contenders: dict[str, Measure] = {
             OURS: partial(_measure_pipelined, in_flight=in_flight),
             group_commits.NAME: partial(group_commits.measure, callers=in_flight),
         }
@@ -46,7 +46,7 @@ async def _pipelined(place: Place, in_flight: int) -> list[Sample]:
         gc.collect()
         sent = 0
         began = time.perf_counter()
-        while time.perf_counter() < began + place.scale.seconds:
+        while sent == 0 or time.perf_counter() < began + place.scale.seconds:
             await asyncio.gather(*(counter.add.tell(1) for _ in range(in_flight)))
             sent += in_flight
         return await _rate(counter, sent, began)
@@ -66,9 +66,11 @@ async def _fan_in(place: Place) -> list[Sample]:
 
         async def sender() -> None:
             nonlocal sent
-            while time.perf_counter() < began + place.scale.seconds:
+            while True:
                 await counter.add.tell(1)
                 sent += 1
+                if time.perf_counter() >= began + place.scale.seconds:
+                    return
 
         await asyncio.gather(*(sender() for _ in range(SENDERS)))
         return await _rate(counter, sent, began)

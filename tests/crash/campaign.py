@@ -23,6 +23,7 @@ import time
 import traceback
 from collections import Counter as Count
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ class Clerk(Agent[str], kind="clerk"):
     tools = [lookup]
 
 
-def answer(request: FakeRequest) -> Any:
+async def answer(request: FakeRequest) -> Any:
+    await asyncio.sleep(random.random() * 0.01)
     label = str(request.messages[0]["content"][0]["text"])
     if request.messages[-1]["role"] == "user" and len(request.messages) > 1:
         return says(f"done {label}")
@@ -232,12 +234,11 @@ class Life:
 
     async def run(self) -> None:
         witness = self.campaign.witness
-        agents = self.how == "last" or self.dice.random() < 0.4
-        endpoints = [Endpoint(AnthropicProvider(base_url=self.campaign.url, api_key="fake"))] if agents else []
+        agents = self.dice.random() < 0.4
         system = System(
             self.campaign.path,
             [Counter, Ledger, Relay, Worker, Clerk],
-            endpoints=endpoints,
+            endpoints=[Endpoint(AnthropicProvider(base_url=self.campaign.url, api_key="fake"))],
             resources=[witness],
             limits=Limits(
                 window_messages=self.dice.choice((2, 8, 256)),
@@ -255,8 +256,8 @@ class Life:
             self.tell("open", system.life)
             work = [] if self.how == "quiet" else self.load(agents)
             if self.how == "last":
-                work = [self.rejoin(), self.keep_trying(all_of_them=True)]
-            tasks = [asyncio.create_task(each) for each in work]
+                work = [self.rejoin, partial(self.keep_trying, all_of_them=True)]
+            tasks = [asyncio.create_task(each()) for each in work]
             if self.how == "close":
                 await asyncio.sleep(self.dice.random() * 0.05)
                 for task in tasks:
@@ -271,23 +272,23 @@ class Life:
             elif self.how != "close":
                 await asyncio.sleep(60)  # until the end comes
 
-    def load(self, agents: bool) -> list[Coroutine[Any, Any, None]]:
+    def load(self, agents: bool) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         work = [
-            self.send(Counter, f"c{self.generation}.1", "tell"),
-            self.send(Counter, f"c{self.generation}.1", "ask"),
-            self.send(Counter, f"c{self.generation}.2", "burst"),
-            self.send(Ledger, f"l{self.generation}", "tell"),
-            self.send(Ledger, f"l{self.generation}", "ask"),
-            self.late(),
-            self.relay("submit"),
-            self.relay("tell"),
-            self.steps(),
-            self.steps(),
-            self.keep_trying(),
-            self.rejoin(),
+            partial(self.send, Counter, f"c{self.generation}.1", "tell"),
+            partial(self.send, Counter, f"c{self.generation}.1", "ask"),
+            partial(self.send, Counter, f"c{self.generation}.2", "burst"),
+            partial(self.send, Ledger, f"l{self.generation}", "tell"),
+            partial(self.send, Ledger, f"l{self.generation}", "ask"),
+            self.late,
+            partial(self.relay, "submit"),
+            partial(self.relay, "tell"),
+            self.steps,
+            self.steps,
+            self.keep_trying,
+            self.rejoin,
         ]
         if agents:
-            work += [self.agent(each) for each in range(2)]
+            work += [partial(self.agent, each) for each in range(2)]
         self.dice.shuffle(work)
         return work[: self.dice.randint(3, len(work))]
 
@@ -419,26 +420,27 @@ class Campaign:
         try:
             while self.kills < kills and not self.book.broken:
                 number += 1
-                self._live(number, self.dice.choices(("load", "quiet", "close"), (6, 2, 1))[0], self._lifetime_s())
-            self._live(number + 1, "last", 60.0)
+                self._live(number, self.dice.choices(("load", "quiet", "close"), (6, 2, 1))[0], *self._lifetime_s())
+            self._live(number + 1, "last", 100.0, True)
         finally:
             os.kill(model, signal.SIGKILL)
             os.waitpid(model, 0)
         return self.book.broken or list(self.verify())
 
-    def _lifetime_s(self) -> float:
-        if self.dice.random() < 0.1:
-            return self.dice.random() * 0.02  # dies while it opens
-        return 0.02 + self.dice.random() ** 2 * 0.15
+    def _lifetime_s(self) -> tuple[float, bool]:
+        """Return how long a life lasts, and whether that counts from its start or from when the store was open."""
+        if self.dice.random() < 0.15:
+            return self.dice.random() * 0.06, True
+        return 0.002 + self.dice.random() ** 2 * 0.16, False
 
-    def _live(self, number: int, how: str, lifetime_s: float) -> None:
+    def _live(self, number: int, how: str, lifetime_s: float, from_start: bool) -> None:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(reader)
             _child(lambda: Life(self, number, writer, how).run(), self.directory / f"error-{number}")
         os.close(writer)
-        end = time.monotonic() + lifetime_s
+        end = time.monotonic() + (lifetime_s if from_start else 10.0)
         rest = b""
         killed = False
         while True:
@@ -453,7 +455,9 @@ class Campaign:
                 break
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                self.book.take(json.loads(line))
+                self.book.take(fact := json.loads(line))
+                if fact[0] == "open" and not from_start:
+                    end = time.monotonic() + lifetime_s
         os.close(reader)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         self.kills += status == -signal.SIGKILL

@@ -320,13 +320,13 @@ def check(world: World, result: Any) -> None:
         assert len(in_lives) == len(set(in_lives)), f"{name} of turn {turn} began twice in one life: {in_lives}"
         if name == "pay":
             assert len(in_lives) == 1, f"pay of turn {turn} is declared interrupted='fail' and began in lives {in_lives}"
-    (finished,) = (note[2:] for note in notes if note[1] == "finished")
+    finished = [note[2:] for note in notes if note[1] == "finished"][-1]
     assert len({(name, turn) for name, turn, _ in finished}) == len(finished), f"steps finished twice: {finished}"
     for name, turn, life in finished:
         for (begun_turn, begun_name), in_lives in begun.items():
             if begun_name == name and begun_turn.partition("-")[0] == turn:
                 assert max(in_lives) <= life, f"{name} of turn {turn} was journaled in life {life} and began in {in_lives}"
-    (called,) = (note[2:] for note in notes if note[1] == "called")
+    called = [note[2:] for note in notes if note[1] == "called"][-1]
     assert len({span for span, _ in called}) == len(called), f"model calls were paid again after they were journaled: {called}"
     paid = Counter(note[3] for note in notes if note[1] == "model")
     assert all(count <= lives for count in paid.values()), paid

@@ -61,6 +61,7 @@ class Activation:
     __slots__ = (
         "_door",
         "_waits",
+        "arriving",
         "depth",
         "door_held",
         "event_no",
@@ -118,6 +119,7 @@ class Activation:
         self.finished_in = 0
         self.used_at = 0.0
         self.door_held = False
+        self.arriving = 0  # senders that wait at the door, or were let in and have not run yet
         self._door: deque[asyncio.Future[None]] | None = None
         self._waits: dict[Activation, int] | None = None
 
@@ -140,12 +142,15 @@ class Activation:
         self._door.append(waiter)
         if self.ready and not self.door_held:
             self.system.loop.call_soon(self.let_in)
+        self.arriving += 1
         try:
             await waiter
         except asyncio.CancelledError:
             if self._door is not None and waiter in self._door:
                 self._door.remove(waiter)
             raise
+        finally:
+            self.arriving -= 1
 
     def let_in(self) -> None:
         """Let the first who waits come in; the next one follows when it has passed, unless it holds the door."""
@@ -258,6 +263,7 @@ class Activation:
             batch = system.committer.touch()
             batch.envelopes[no] = envelope
             batch.work += 1
+            self.finished_in = batch.number
             system.timers.add(envelope)
         else:
             self.accept(envelope)
@@ -339,7 +345,9 @@ class Activation:
 
     def _create(self) -> None:
         self.no = self.system.next_actor(self)
-        self.system.committer.touch().actors[self.no] = (self.type.kind, self.id)
+        batch = self.system.committer.touch()
+        batch.actors[self.no] = (self.type.kind, self.id)
+        self.finished_in = batch.number  # It stays in memory until then: read back from disk, it would be made twice.
 
     def accept(self, envelope: Envelope) -> None:
         """Put a message at the end of the mailbox, and into the next commit."""
@@ -396,8 +404,8 @@ class Activation:
     async def _refill(self) -> None:
         system = self.system
         try:
-            await system.committer.wait_durable()
             seen = self.tail_seen
+            await system.committer.wait_durable()
             limit = system.limits.window_messages
             rows = await system.store.mailbox(self.no, self.last_position, limit)
         except StateUndecodable as error:
@@ -405,7 +413,7 @@ class Activation:
             return
         finally:
             self.refilling = False
-        # What was accepted while this read went on lies behind what it saw.
+        # What was accepted since, perhaps after the commit that was waited for, lies behind what was read.
         self.tail = len(rows) == limit or self.tail_seen != seen
         for envelope in rows:
             envelope.waiter = system.asked.pop(envelope.no, None)
@@ -1049,7 +1057,7 @@ class Activation:
             and not self.tail
             and not self.reserved
             and not self.door_held
-            and not self._door
+            and not self.arriving
             and not self.keys
             and not self.key_holds
             and self.finished_in <= self.system.committer.durable

@@ -50,7 +50,7 @@ from understudy.errors import (
 )
 from understudy.events import Amended, ModelCalled, StepFinished, StepStarted
 from understudy.supervisor.backoff import Backoff
-from understudy.supervisor.policy import Past, Policy, decide, deciding_rule, on, restart, retry
+from understudy.supervisor.policy import Past, Policy, dead_letter, decide, deciding_rule, on, retry
 
 Output = TypeVar("Output")
 State = TypeVar("State", default=None)
@@ -92,7 +92,7 @@ class Agent(Actor[State, Never], Generic[Output, State]):
     hooks: ClassVar[frozenset[str]] = Actor.hooks | {"prompt"}
     log_entry: ClassVar[Any] = ChatMessage
     # The model's failures used up their own ladder inside the run: the message is not run again for them.
-    policy: ClassVar[Policy] = Policy(on(Exception, restart(times=2)))
+    policy: ClassVar[Policy] = Policy(on(ModelFailure, dead_letter()))
 
     def __init_subclass__(cls, *, kind: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(kind=kind, **kwargs)

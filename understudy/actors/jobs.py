@@ -99,7 +99,7 @@ class Jobs:
         system = self._system
         system.check_usable()
         turn = scope.get()
-        no = system.message_no(id)
+        no = self._given(id)
         if turn is None or turn.activation.system is not system:
             return self._open(await self.outcome(no), id, returns)
         turn.check(f"waiting for job {id}")
@@ -164,6 +164,12 @@ class Jobs:
             raise activation._suspended()
         return None
 
+    def _given(self, id: str) -> int:
+        no = self._system.message_no(id)
+        if no > self._system.last_message:
+            raise self._not_found(no)
+        return no
+
     def _not_found(self, no: int) -> NotFound:
         system = self._system
         id = system.job_id(no)
@@ -189,7 +195,7 @@ class Jobs:
         """Return where the job is."""
         system = self._system
         system.check_usable()
-        no = system.message_no(id)
+        no = self._given(id)
         fresh = self._fresh.get(no)
         if fresh is not None:
             await system.committer.wait_durable()
@@ -219,7 +225,7 @@ class Jobs:
         """Cancel a message that has not finished; returns once that is durable."""
         system = self._system
         system.check_usable()
-        no = system.message_no(id)
+        no = self._given(id)
         turn = scope.get()
         if turn is not None and turn.activation.system is system:
             turn.check(f"cancelling job {id}")

@@ -33,6 +33,8 @@ class BoundHandler:
         self.raises = exposed.raises
         self.timeout_s = exposed.timeout_s if isinstance(exposed, Handler) else None
         self.wire = Wire(Signature(exposed.function, self.where, owner=owner), codec)
+        if self.wire.signature.keywords:
+            self.function = _by_position(exposed.function, self.wire.signature.keywords)
 
     def reply(self, outcome: Outcome) -> Any:
         """Return the decoded value, or raise the failure."""
@@ -40,6 +42,16 @@ class BoundHandler:
             return decode_or_suspend(self.wire.decode_result, outcome.value, f"the reply of {self.where}")
         assert outcome.failure is not None
         raise to_error(outcome.failure, self.where, self.raises)
+
+
+def _by_position(function: Callable[..., Any], keywords: tuple[str, ...]) -> Callable[..., Any]:
+    """Return *function* with its keyword-only parameters, the last ones, taken by position."""
+    count = len(keywords)
+
+    def call(made: Any, *values: Any) -> Any:
+        return function(made, *values[:-count], **dict(zip(keywords, values[-count:], strict=True)))
+
+    return call
 
 
 class ActorType:

@@ -35,8 +35,10 @@ class Signature:
         if owner is not None:
             parameters = parameters[1:]
         self.parameters = [parameter.name for parameter in parameters]
-        fields: list[Any] = []
+        positional: list[Any] = []
+        keyword: list[Any] = []
         for parameter in parameters:
+            fields = keyword if parameter.kind is inspect.Parameter.KEYWORD_ONLY else positional
             annotation = hints[parameter.name]
             if parameter.default is inspect.Parameter.empty:
                 fields.append((parameter.name, annotation))
@@ -46,8 +48,13 @@ class Signature:
                 default = parameter.default
                 fields.append((parameter.name, annotation, msgspec.field(default_factory=_constant(default))))
         self.arguments = msgspec.defstruct(
-            name.replace(".", "_"), fields, omit_defaults=True, forbid_unknown_fields=True, eq=False
+            name.replace(".", "_"), positional, omit_defaults=True, forbid_unknown_fields=True, eq=False
         )
+        self.keywords = tuple(field[0] for field in keyword)
+        if keyword:
+            self.arguments = msgspec.defstruct(
+                name.replace(".", "_"), keyword, bases=(self.arguments,), kw_only=True, omit_defaults=True, eq=False
+            )
         self.returns: Any = hints["return"]
 
 

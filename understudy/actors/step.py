@@ -28,7 +28,7 @@ from understudy.errors import (
 )
 from understudy.events import StepFinished, StepStarted
 from understudy.mailbox.journal import Failure, JournalEntry, Outcome, Slot
-from understudy.supervisor.policy import Decision, Past, Policy, decide, deciding_rule
+from understudy.supervisor.policy import NO_RULES, Decision, Past, Policy, decide, deciding_rule
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -308,7 +308,8 @@ async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
             failure = _failure_of(error, spec)
             outcome = Outcome(failure=failure)
             if failure.kind != "declared" and failure.type != "OutcomeUnknown" and spec.policy is not None:
-                decision = decide(spec.policy, error, tuple(history))
+                # What the step's own policy does not name is not repeated: the default is for turns.
+                decision = decide(spec.policy, error, tuple(history), default=NO_RULES)
                 history.append(Past(type(error).__name__, deciding_rule(spec.policy, error)))
         again = decision is not None and decision.verb in ("retry", "restart")
         if not spec.quiet:

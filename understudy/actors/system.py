@@ -461,7 +461,7 @@ class System:
     def message_no(self, id: str) -> int:
         """Return the number of the message called *id*; raises `NotFound` when no message can have that name."""
         number, _, tag = id.partition("-")
-        if not (number.isascii() and number.isdigit() and tag):
+        if not (number.isascii() and number.isdigit() and len(number) < 19 and tag):  # numbers have 63 bits
             raise NotFound(f"{id!r} is no job id; expected one that submit() gave, like {self.job_id(17)!r}.")
         if tag != self._tag:
             raise NotFound(f"job {id} belongs to another store than this one.")
@@ -511,6 +511,7 @@ class System:
     def next_message(self) -> int:
         """Return the number of a new message."""
         self.last_message += 1
+        self.committer.open.last_message = self.last_message  # Also one that is elided is never given again.
         return self.last_message
 
     def activation_by_no(self, no: int) -> Activation | None:
@@ -614,12 +615,15 @@ class System:
         if journal is None and caller > self._opening.last_message:
             return  # The turn that asked has ended without waiting for this.
         slot = journal.slots.get(key) if journal is not None else None
-        batch.journal[(caller, key)] = JournalEntry(caller, key, outcome, slot.after if slot is not None else None)
+        entry = JournalEntry(caller, key, outcome, slot.after if slot is not None else None)
+        batch.journal[(caller, key)] = entry
         batch.work += 1
         if journal is not None:
             journal.wrote(batch.number)
             if slot is not None:
                 slot.settle(outcome)
+            else:
+                journal.remember(entry)  # It is being read back, and the disk does not tell of this answer yet.
 
     def journal_of(self, envelope: Envelope) -> Journal:
         """Return the journal of a running message."""
@@ -647,6 +651,8 @@ class System:
                 activation.inbox.remove(envelope)
                 activation.expire(envelope)
                 activation.pump()
+            else:  # A timer, or in the part of a long mailbox that lies on disk.
+                self.spawn(self._expire_waiting(envelope.no), "expire")
 
         delay_s = max(0.0, envelope.head.deadline_at - self.wall())
         self._deadlines[envelope.no] = self.loop.call_later(delay_s, expire)
@@ -668,27 +674,57 @@ class System:
             await self.cancel(child)
 
     async def _cancel_waiting(self, no: int) -> None:
+        found = await self._take_waiting(no)
+        if found is not None:
+            activation, envelope = found
+            # What its turn asked in an earlier life: its journal may not have been read back yet.
+            children = await self.store.asked_by(no) if envelope.started or envelope.crashes else []
+            activation.cancel(envelope)
+            activation.pump()
+            for child in children:
+                await self.cancel(child.no)
+        elif no in self.turns:
+            await self.cancel(no)
+
+    async def _expire_waiting(self, no: int) -> None:
+        try:
+            found = await self._take_waiting(no)
+        except (NotRegistered, StateUndecodable):
+            return  # It waits for its code, or for the mending of its actor, and expires then.
+        if found is not None:
+            activation, envelope = found
+            activation.expire(envelope)
+            activation.pump()
+        elif (turn := self.turns.get(no)) is not None:
+            turn.stop("deadline")
+
+    async def _take_waiting(self, no: int) -> tuple[Activation, Envelope] | None:
+        """Take a message that has not started out of its mailbox or from among the timers; None when there is none."""
         await self.committer.wait_durable()
         envelope = (await self.store.message(no)).pending
         if envelope is None:
-            return
+            return None
         activation = await self.activation_of(envelope.actor)
         if activation is None:
             raise NotRegistered(f"job {self.job_id(no)} waits for code that is not registered; register it to cancel.")
-        if no in self.turns:
-            await self.cancel(no)
-            return
-        if self.jobs.has_ended(no):
-            return
-        delayed = self.timers.withdraw(no) if envelope.due_at is not None else None
-        self.withdrawn.add(no)
+        if no in self.turns or no in self.withdrawn:
+            return None
         queued = next((each for each in activation.inbox or () if each.no == no), None)
-        if queued is not None and activation.inbox is not None:
+        if queued is not None:
+            assert activation.inbox is not None
             activation.inbox.remove(queued)
-        found = queued or delayed or envelope
-        found.waiter = found.waiter or self.asked.pop(no, None)
-        activation.cancel(found)
-        activation.pump()
+            return activation, queued
+        delayed = self.timers.withdraw(no) if envelope.due_at is not None else None
+        if delayed is not None:
+            return activation, delayed
+        # It lies on disk only, or it has ended since the read above. Nobody brings it in any more: look again.
+        self.withdrawn.add(no)
+        await self.committer.wait_durable()
+        envelope = (await self.store.message(no)).pending
+        if envelope is None:
+            return None
+        envelope.waiter = self.asked.pop(no, None)
+        return activation, envelope
 
     # --- recovery --------------------------------------------------------------------------------------------------
 
@@ -746,10 +782,14 @@ class System:
             await self._suspect.acquire()
             self._suspect_no = envelope.no
         if begun_before:
+            # A child may end at any moment: what it answered before this journal existed is on disk after the wait, and
+            # what it answers from here on is given to the journal. Read in this order, no answer falls between.
             journal = self.journal_of(envelope)
+            await self.committer.wait_durable()
+            children = await self.store.asked_by(envelope.no)
             for entry in await self.store.journal(envelope.no):
                 journal.remember(entry)
-            for child in await self.store.asked_by(envelope.no):
+            for child in children:
                 assert child.caller_key is not None
                 journal.expect(child.caller_key, child.no)
         envelope.started = 2 if self._suspect_no == envelope.no else 1

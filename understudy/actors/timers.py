@@ -119,6 +119,7 @@ class Timers:
             if envelope is None or activation is None:
                 continue  # Its code is not there: the mail waits.
             if not known:
+                envelope.waiter = system.asked.pop(timer.no, None)
                 system.hold_if_recovered(envelope, activation)
             if timer.no in self._gone:
                 self._gone.discard(timer.no)

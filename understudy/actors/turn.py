@@ -266,7 +266,7 @@ class Turn:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             self.check(name)
-            slot = journal.claim(steps, lineage)
+            slot = journal.claim(steps, lineage, guess=True)
             if slot is None and journal.left_over(name.encode()):
                 self.emit(TurnDiverged, step=name)
                 if not repeatable:

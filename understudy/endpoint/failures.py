@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 from understudy.endpoint.model import Usage
@@ -234,6 +233,8 @@ def _seconds(value: str | None) -> float | None:
 
 def _timestamp(value: str) -> float | None:
     try:
+        from email.utils import parsedate_to_datetime
+
         parsed = parsedate_to_datetime(value)
     except ValueError:
         return None

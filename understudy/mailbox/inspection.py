@@ -1,7 +1,8 @@
 """What is at a path before anything is opened for writing: ours, nothing yet, or something to keep our hands off.
 
-Looks through SQLite only, and with `immutable=1`, which takes no locks and makes no files: what is refused is left as it was,
-byte for byte. Our header fields and the store's id are in the main file from its first moment, whatever is in its log.
+Looks with `immutable=1`, which takes no locks and makes no files: what is refused is left as it was, byte for byte. A
+file whose last owner died is read together with its log, once its header says that it is ours: the owner may have died
+while it copied the log into the file, and then the file alone is no whole database.
 """
 
 # Paths stay text here: this module puts them into URIs.
@@ -53,25 +54,25 @@ def inspect(path: str, known_id: str | None, version_max: int) -> Literal["new",
         return "new"
     has_log = _size(f"{path}-wal") > 0
     try:
-        connection = sqlite3.connect(uri(path, "mode=ro&immutable=1"), uri=True)
+        application, version = _header(path)
+        if application != APPLICATION_ID:
+            raise _refused(
+                path,
+                f"{path} is a SQLite file of another program (application id {application:#x}, expected "
+                f"{APPLICATION_ID:#x}). Choose another path.",
+            )
+        if version > version_max:
+            raise _newer(path, version, version_max)
+        connection = sqlite3.connect(uri(path, "mode=ro" if has_log else "mode=ro&immutable=1"), uri=True)
         try:
-            application: int = connection.execute("PRAGMA application_id").fetchone()[0]
-            version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-            if application != APPLICATION_ID:
-                raise _refused(
-                    path,
-                    f"{path} is a SQLite file of another program (application id {application:#x}, expected "
-                    f"{APPLICATION_ID:#x}). Choose another path.",
-                )
+            version = connection.execute("PRAGMA user_version").fetchone()[0]  # The log may hold a newer one.
             if version > version_max:
                 raise _newer(path, version, version_max)
             (store_id,) = connection.execute("SELECT store_id FROM owner").fetchone()
-            if not has_log and size <= CHECKED_BYTES:
+            if size <= CHECKED_BYTES:
                 _check(path, connection)
         finally:
             connection.close()
-        if has_log:
-            _inspect_log(path, size, version_max)
     except sqlite3.DatabaseError as error:
         raise _refused(
             path,
@@ -87,17 +88,15 @@ def inspect(path: str, known_id: str | None, version_max: int) -> Literal["new",
     return "ours"
 
 
-def _inspect_log(path: str, size: int, version_max: int) -> None:
-    """Look at the file together with the log that its last owner left. Changes neither."""
-    connection = sqlite3.connect(uri(path, "mode=ro"), uri=True)
-    try:
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > version_max:
-            raise _newer(path, version, version_max)
-        if size <= CHECKED_BYTES:
-            _check(path, connection)
-    finally:
-        connection.close()
+def _header(path: str) -> tuple[int, int]:
+    """Return application id and schema version as the file's first page has them: it is written in one piece."""
+    # Read by hand, because SQLite refuses the header of a file that waits for its log. We hold the owner's lock, so
+    # closing this descriptor drops no locks of a connection in this process but those of visitors, who only read.
+    with open(path, "rb") as file:
+        header = file.read(100)
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise sqlite3.DatabaseError("file is not a database")
+    return int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big")
 
 
 def _check(path: str, connection: sqlite3.Connection) -> None:

@@ -133,6 +133,7 @@ class Journal:
         self.undecodable: Exception | None = None  # why a stored outcome cannot be read: the actor is to be held
         self._groups: dict[bytes, list[Slot]] = {}
         self._numbers: dict[bytes, int] = {}  # the next number of equal steps
+        self._gone: dict[bytes, bytes | None] = {}  # forgotten steps: what their branch made before them
 
     @property
     def count(self) -> int:
@@ -144,8 +145,11 @@ class Journal:
         self.stored = self.replaying = True
         if entry.key in self.slots:
             return  # Read before, in this life.
+        if entry.key in self.slots:
+            return  # Its answer came while this was read, and is newer.
         if entry.outcome.value is None and entry.outcome.failure is None:
-            return  # A failure that a later attempt was to forget.
+            self._gone[entry.key] = entry.after  # A failure that a later attempt was to forget.
+            return
         self._add(Slot(entry.key, entry.after, entry.outcome))
 
     def expect(self, key: bytes, child: int) -> Slot:
@@ -167,15 +171,19 @@ class Journal:
         self.stored = self.stored or self.batch not in (0, batch)
         self.batch = batch
 
-    def claim(self, group: bytes, lineage: Lineage | None) -> Slot | None:
-        """Return the step of an earlier attempt that this one is, or None when it is new."""
+    def claim(self, group: bytes, lineage: Lineage | None, *, guess: bool = False) -> Slot | None:
+        """Return the step of an earlier attempt that this one is, or None when it is new.
+
+        With *guess* also one of which no earlier step of its branch was claimed yet: they may be gone from the code, or
+        their branch is late. So other branches get a chance before somebody guesses.
+        """
         candidates = [slot for slot in self._groups.get(group, ()) if not slot.claimed]
         after = lineage.key if lineage is not None else None
         for slot in candidates:
             if slot.after == after:
                 return self._claimed(slot)
         for slot in candidates:
-            if self._could_be_mine(slot, lineage):
+            if self._could_be_mine(slot, lineage, guess):
                 return self._claimed(slot)
         return None
 
@@ -222,6 +230,7 @@ class Journal:
 
     def _remove(self, slot: Slot) -> None:
         del self.slots[slot.key]
+        self._gone[slot.key] = slot.after
         self._groups[slot.key.rpartition(b"#")[0]].remove(slot)
 
     def _add(self, slot: Slot) -> Slot:
@@ -235,18 +244,16 @@ class Journal:
         slot.claimed = True
         return slot
 
-    def _could_be_mine(self, slot: Slot, lineage: Lineage | None) -> bool:
+    def _could_be_mine(self, slot: Slot, lineage: Lineage | None, guess: bool) -> bool:  # noqa: FBT001
         # Steps were added or removed before this one, or it belongs to another branch. The nearest step before it
         # that this attempt has made too tells whose it is.
         key = slot.after
         while key is not None:
             before = self.slots.get(key)
-            if before is None:
-                return True
-            if before.claimed:
+            if before is not None and before.claimed:
                 return lineage is not None and lineage.holds(key)
-            key = before.after
-        return True
+            key = before.after if before is not None else self._gone.get(key)
+        return guess
 
 
 def group(name: str, arguments_digest: bytes, key: str | None = None) -> bytes:

@@ -8,6 +8,8 @@ import msgspec
 
 from understudy.errors import InvalidDefinition
 
+_HUGE_S = 1e300  # finite, so that the jitter can make it neither infinite nor NaN
+
 
 class Backoff(msgspec.Struct, frozen=True):
     """Exponential backoff: `base_s * factor**n`, spread by `jitter` (a share, 0 to 1), never above `max_s`.
@@ -38,5 +40,8 @@ class Backoff(msgspec.Struct, frozen=True):
         """Return the wait after failed attempt number *attempt* (from 1); *spread* in -1..1 replaces the dice."""
         if spread is None:
             spread = random.uniform(-1.0, 1.0)
-        exponent = min(attempt - 1, 1000 if self.factor < 2 else 64)
-        return max(0.0, min(self.max_s, self.base_s * self.factor**exponent * (1.0 + self.jitter * spread)))
+        try:
+            grown_s = min(self.base_s * self.factor ** (attempt - 1), _HUGE_S)
+        except OverflowError:
+            grown_s = _HUGE_S if self.base_s else 0.0
+        return max(0.0, min(self.max_s, grown_s * (1.0 + self.jitter * spread)))

@@ -117,10 +117,23 @@ TURN_DEFAULT = Policy(
 )
 """Declared errors are answers before any policy is asked; the rest is this."""
 
+NO_RULES = Policy()
 
-def decide(policy: Policy, failure: Exception, history: tuple[Past, ...], spread: float | None = None) -> Decision:
-    """Return what to do about *failure* after the failed attempts in *history*; pure but for the jitter's dice."""
-    for number, rule in enumerate([*policy, *TURN_DEFAULT]):
+
+def decide(
+    policy: Policy,
+    failure: Exception,
+    history: tuple[Past, ...],
+    spread: float | None = None,
+    *,
+    default: Policy = TURN_DEFAULT,
+) -> Decision:
+    """Return what to do about *failure* after the failed attempts in *history*; pure but for the jitter's dice.
+
+    The rules of *default* come after those of *policy*: an attempt that no rule answers is given up.
+    """
+    name = type(failure).__name__
+    for number, rule in enumerate([*policy, *default]):
         if not _matches(rule, failure):
             continue
         used = sum(1 for past in history if past.rule == number)
@@ -128,7 +141,9 @@ def decide(policy: Policy, failure: Exception, history: tuple[Past, ...], spread
             if reaction.times is None or used < reaction.times:
                 return _react(reaction, failure, used, spread)
             used -= reaction.times
-    return Decision("dead_letter", 0.0, f"{type(failure).__name__}: every reaction is used up")
+        # The first rule that matches decides alone: going on to the next would start its ladder, never to be counted.
+        return Decision("dead_letter", 0.0, f"{name}: every reaction is used up")
+    return Decision("dead_letter", 0.0, f"{name}: no rule answers it")
 
 
 def deciding_rule(policy: Policy, failure: Exception) -> int:

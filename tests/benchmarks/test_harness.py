@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from benchmarks import __main__ as program
+from benchmarks.aims import judge
+from benchmarks.case import OURS, Case, Figure, Key, Place, Sample, Scale
+from benchmarks.catalogue import WORKLOADS, all_cases
+from benchmarks.floors import group_commits, upserts
+from benchmarks.machine import FLUSH_US_MIN, Machine, look
+from benchmarks.report import Report, number, show, write
+from benchmarks.run import run
+
+TINY = Scale(
+    repeats=1,
+    seconds=0.01,
+    callers=(1, 4),
+    memory_actors=50,
+    reopen_actors=20,
+    growth_actors=(20, 40),
+    history_items=(2, 4),
+)
+MACHINE = Machine(
+    cores=2,
+    system="Linux",
+    python="CPython",
+    sqlite="3",
+    understudy="0",
+    fdatasync_p50_us=FLUSH_US_MIN,
+    fdatasync_p99_us=FLUSH_US_MIN,
+)
+
+
+def figure(workload: str, case: str, name: str, value: float, contender: str = OURS) -> Figure:
+    return Figure(Key(workload, case, name, contender), "/s", [value])
+
+
+@pytest.mark.watchdog(120)
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_every_contender_of_every_workload_gives_samples(workload, tmp_path):
+    cases = list(all_cases(TINY, [workload]))
+
+    figures = run(cases, TINY, tmp_path)
+
+    measured = {(each.key.case, each.key.contender) for each in figures}
+    assert measured == {(case.name, contender) for case in cases for contender in case.contenders}
+    assert all(len(each.samples) == TINY.repeats for each in figures)
+    # A rate or a time of nothing would be a figure that was not measured; memory may even shrink.
+    assert all(min(each.samples) > 0 for each in figures if each.key.workload != "memory")
+    assert not list(tmp_path.iterdir())
+
+
+def test_contenders_take_turns_in_being_first_and_the_report_keeps_their_order(tmp_path):
+    order: list[str] = []
+
+    def contender(name: str):
+        def measure(_place: Place) -> Iterable[Sample]:
+            order.append(name)
+            return [Sample("rate", "/s", float(len(order)))]
+
+        return measure
+
+    case = Case("asks", "1 caller", {name: contender(name) for name in ("ours", "theirs")})
+
+    figures = run([case], Scale(repeats=2), tmp_path)
+
+    assert order == ["ours", "theirs", "theirs", "ours"]
+    assert [(each.key.contender, each.samples) for each in figures] == [("ours", [1.0, 4.0]), ("theirs", [2.0, 3.0])]
+
+
+def test_progress_counts_measurements_and_ends_complete(tmp_path):
+    seen: list[tuple[int, int]] = []
+    case = Case("asks", "1 caller", {OURS: lambda _place: []})
+
+    run([case], Scale(repeats=3), tmp_path, lambda done, total, _next: seen.append((done, total)))
+
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_an_aim_is_judged_only_when_its_figures_were_measured():
+    assert judge([], MACHINE, TINY) == []
+
+
+def test_asks_at_256_callers_are_judged_by_rate_and_beside_the_group_committing_floor():
+    figures = [
+        figure("asks", "256 callers", "rate", 30_000),
+        figure("asks", "256 callers", "rate", 200_000, group_commits.NAME),
+    ]
+
+    rate, of_floor = judge(figures, MACHINE, TINY)
+
+    assert (rate.value, rate.met) == ("30,000", True)
+    assert (of_floor.value, of_floor.met) == ("0.15", False)
+
+
+def test_growth_is_judged_beside_what_the_floor_keeps():
+    figures = [
+        figure("growth", "20 actors, scattered", "rate", 100),
+        figure("growth", "40 actors, scattered", "rate", 45),
+        figure("growth", "20 actors, scattered", "rate", 1_000, upserts.NAME),
+        figure("growth", "40 actors, scattered", "rate", 500, upserts.NAME),
+    ]
+
+    (kept,) = judge(figures, MACHINE, TINY)
+
+    assert (kept.value, kept.met) == ("0.45", True)
+
+
+def test_the_file_holds_every_sample_and_the_aims(tmp_path):
+    figures = [figure("asks", "256 callers", "rate", 30_000)]
+    report = Report("now", 1.0, None, MACHINE, TINY, figures, judge(figures, MACHINE, TINY))
+
+    write(report, tmp_path / "results" / "now.json")
+
+    read = json.loads((tmp_path / "results" / "now.json").read_text(encoding="utf-8"))
+    assert read["figures"][0]["samples"] == [30_000]
+    assert read["figures"][0]["median"] == 30_000
+    assert read["aims"][0]["met"] is True
+    assert read["machine"]["cores"] == 2
+
+
+def test_a_directory_without_a_disk_is_told_loudly():
+    console = Console(record=True, width=120)
+    machine = Machine(
+        **{**{name: getattr(MACHINE, name) for name in MACHINE.__struct_fields__}, "fdatasync_p50_us": 0.5}
+    )
+
+    show(Report("now", 1.0, 0.1, machine, TINY, [], []), console)
+
+    assert "this is no disk" in console.export_text()
+
+
+def test_the_machine_tells_how_long_a_flush_takes(tmp_path):
+    machine = look(tmp_path)
+
+    assert machine.cores >= 1
+    assert 0 < machine.fdatasync_p50_us <= machine.fdatasync_p99_us
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(123_456.7, "123,457"), (12.3456, "12.35"), (0.012345, "0.01235"), (-0.27, "-0.27")]
+)
+def test_numbers_have_four_digits_that_count(value, text):
+    assert number(value) == text
+
+
+def test_the_command_measures_prints_and_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(program, "QUICK", TINY)
+    path = tmp_path / "figures.json"
+
+    result = CliRunner().invoke(program.main, ["--quick", "--only", "asks", "--repeats", "2", "--json", str(path)])
+
+    assert result.exit_code == 0, result.output
+    assert re.search(r"asks: 4 callers +rate +understudy", result.output)
+    assert {len(row["samples"]) for row in json.loads(path.read_text(encoding="utf-8"))["figures"]} == {2}
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_results_are_not_for_the_repository():
+    ignored = (Path(program.__file__).parent / ".gitignore").read_text(encoding="utf-8")
+
+    assert "results/" in ignored.splitlines()

@@ -1,0 +1,182 @@
+"""What becomes of failures: rules in order, reactions used up one after the other, bounds for every ladder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from understudy import (
+    Backoff,
+    ChangeCall,
+    HandlerFailed,
+    InvalidDefinition,
+    LimitExceeded,
+    Policy,
+    RateLimited,
+    StepFailed,
+    UnderstudyError,
+    answer,
+    dead_letter,
+    on,
+    restart,
+    retry,
+)
+from understudy.supervisor.policy import NO_RULES, PROGRAMMING_ERRORS, Past, decide, deciding_rule
+
+STEADY = Backoff(1.0, max_s=8.0, jitter=0.0)
+
+
+def ladder(policy: Policy, failure: Exception, *, limit: int = 100, **options: Any) -> list[str]:
+    """Return the verbs of one attempt after the other, until the message is given up or answered."""
+    verbs: list[str] = []
+    history: list[Past] = []
+    while len(verbs) < limit:
+        decision = decide(policy, failure, tuple(history), 0.0, **options)
+        verbs.append(decision.verb)
+        if decision.verb in ("answer", "dead_letter"):
+            return verbs
+        history.append(Past(type(failure).__name__, deciding_rule(policy, failure)))
+    return verbs
+
+
+def test_reactions_of_a_rule_are_used_up_in_order() -> None:
+    policy = Policy(on(OSError, retry(times=2), restart(times=1), answer()))
+
+    assert ladder(policy, OSError()) == ["retry", "retry", "restart", "answer"]
+
+
+def test_ladder_that_is_used_up_gives_the_message_up() -> None:
+    assert ladder(Policy(on(OSError, restart(times=3))), OSError()) == ["restart"] * 3 + ["dead_letter"]
+
+
+def test_first_rule_that_matches_decides() -> None:
+    policy = Policy(on(ConnectionError, answer()), on(OSError, retry(times=1)))
+
+    assert ladder(policy, ConnectionResetError()) == ["answer"]
+    assert ladder(policy, OSError()) == ["retry", "dead_letter"]
+
+
+def test_each_rule_counts_its_own_failures() -> None:
+    policy = Policy(on(KeyError, retry(times=1)), on(OSError, retry(times=1)))
+    history = (Past("KeyError", 0),)
+
+    assert decide(policy, OSError(), history).verb == "retry"
+    assert decide(policy, KeyError(), history).verb == "dead_letter"
+
+
+def test_default_restarts_twice_and_then_gives_up() -> None:
+    assert ladder(Policy(), OSError()) == ["restart", "restart", "dead_letter"]
+
+
+@pytest.mark.parametrize("error", PROGRAMMING_ERRORS)
+def test_programming_error_is_answered_after_one_attempt(error: type[Exception]) -> None:
+    assert ladder(Policy(), error()) == ["dead_letter"]
+
+
+@pytest.mark.parametrize("error", [LimitExceeded("x"), HandlerFailed("x"), StepFailed("x")])
+@pytest.mark.parametrize("catches_all", [Exception, UnderstudyError])
+def test_rule_that_catches_everything_does_not_retry_what_used_up_its_ladder_elsewhere(
+    error: Exception, catches_all: type[Exception]
+) -> None:
+    assert ladder(Policy(on(catches_all, retry(times=5))), error) == ["dead_letter"]
+
+
+@pytest.mark.parametrize("named", [LimitExceeded, ChangeCall])
+def test_rule_that_names_it_does(named: type[Exception]) -> None:
+    assert ladder(Policy(on(named, retry(times=1), answer())), LimitExceeded("x")) == ["retry", "answer"]
+
+
+def test_without_a_default_an_error_that_no_rule_names_is_given_up_at_once() -> None:
+    assert ladder(Policy(on(KeyError, retry(times=9))), OSError(), default=NO_RULES) == ["dead_letter"]
+
+
+def test_server_that_asks_for_more_patience_gets_it() -> None:
+    policy = Policy(on(RateLimited, retry(times=3, backoff=STEADY)))
+
+    assert decide(policy, RateLimited("slow down", retry_after_s=120.0), ()).delay_s == 120.0
+    assert decide(policy, RateLimited("slow down", retry_after_s=0.1), (), 0.0).delay_s == 1.0
+
+
+@pytest.mark.parametrize("hint", ["soon", None, float("nan"), -5, object()])
+def test_attribute_of_a_foreign_error_that_is_called_like_the_hint_does_no_harm(hint: Any) -> None:
+    error = OSError()
+    error.retry_after_s = hint  # type: ignore[attr-defined]
+
+    assert decide(Policy(on(OSError, retry(times=1, backoff=STEADY))), error, (), 0.0).delay_s == 1.0
+
+
+def test_decision_tells_its_reason() -> None:
+    policy = Policy(on(OSError, retry(times=2, backoff=STEADY), dead_letter()))
+
+    assert decide(policy, OSError(), ()).reason == "OSError: retry 1 of 2"
+    assert decide(policy, OSError(), (Past("OSError", 0),) * 2).reason == "OSError: given up"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: on(int, answer()), "exception classes; got <class 'int'>"),  # type: ignore[arg-type]
+        (lambda: on((), answer()), "exception classes; got none"),
+        (lambda: on(BaseException, answer()), "exception classes"),  # type: ignore[arg-type]
+        (lambda: retry(times=0), r"retry\(times=0\): expected 1 or more"),
+        (lambda: restart(times=-1), r"restart\(times=-1\)"),
+        (lambda: Policy(answer()), r"rules made by on\(...\)"),  # type: ignore[arg-type]
+        (lambda: Backoff(-1.0), "base_s=-1.0"),
+        (lambda: Backoff(1.0, factor=0.5, jitter=2.0), r"factor=0.5 .*, jitter=2.0"),
+    ],
+)
+def test_wrong_policy_is_refused_with_a_sentence(wrong: Any, says: str) -> None:
+    with pytest.raises(InvalidDefinition, match=says):
+        wrong()
+
+
+reactions = st.lists(
+    st.one_of(
+        st.builds(retry, times=st.integers(1, 5)),
+        st.builds(restart, times=st.integers(1, 5)),
+        st.just(answer()),
+        st.just(dead_letter()),
+    ),
+    min_size=1,
+    max_size=4,
+)
+errors = st.sampled_from([OSError, KeyError, RateLimited, StepFailed, ConnectionError, Exception])
+policies = st.lists(st.tuples(errors, reactions), max_size=4).map(
+    lambda rules: Policy(*(on(error, first, *then) for error, (first, *then) in rules))
+)
+
+
+@given(policies, errors)
+def test_every_ladder_ends_within_what_its_reactions_allow(policy: Policy, error: type[Exception]) -> None:
+    failure = error("x")
+    allowed = sum(reaction.times or 0 for rule in policy for reaction in rule.reactions) + 2
+
+    verbs = ladder(policy, failure)
+
+    assert len(verbs) <= allowed + 1
+    assert verbs[-1] in ("answer", "dead_letter")
+
+
+@given(policies, st.lists(errors, max_size=30))
+def test_mixed_failures_end_too(policy: Policy, failures: list[type[Exception]]) -> None:
+    history: list[Past] = []
+    for error in failures:
+        decision = decide(policy, error("x"), tuple(history), 0.0)
+        if decision.verb in ("answer", "dead_letter"):
+            break
+        history.append(Past(error.__name__, deciding_rule(policy, error("x"))))
+
+    allowed = sum(reaction.times or 0 for rule in policy for reaction in rule.reactions) + 2
+    assert len(history) <= allowed
+
+
+@given(policies, errors, st.lists(st.builds(Past, st.just("x"), st.integers(-1, 9)), max_size=9), st.floats(-1, 1))
+def test_decision_is_a_function_of_failure_and_history(
+    policy: Policy, error: type[Exception], history: list[Past], spread: float
+) -> None:
+    first = decide(policy, error("x"), tuple(history), spread)
+
+    assert decide(policy, error("x"), tuple(history), spread) == first
+    assert first.delay_s >= 0

@@ -114,7 +114,7 @@ def decode_or_suspend(decode: Callable[[bytes], T], body: bytes, what: str) -> T
     """
     try:
         return decode(body)
-    except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError, RecursionError) as error:
+    except Exception as error:  # also what hooks of users' types raise
         raise StateUndecodable(
             f"{what} does not decode: {error}. Give added fields defaults, or write a @migrate function."
         ) from error

@@ -112,6 +112,13 @@ class Counter(Actor[Seen], kind="counter"):
         self.state.by.setdefault(sender, []).append(number)
         return number
 
+    @handler
+    async def add_slowly(self, sender: str, number: int) -> int:
+        """Be under way for a while, so that the process dies between question and answer."""
+        await asyncio.sleep(current_turn().resource(Witness).dice.choice((0.0, 0.003, 0.01)))
+        self.state.by.setdefault(sender, []).append(number)
+        return number
+
     @query
     async def all(self) -> dict[str, list[int]]:
         return self.state.by
@@ -139,8 +146,12 @@ class Relay(Actor[Seen], kind="relay"):
     @handler
     async def add(self, sender: str, number: int, where: str) -> int:
         asked = self.actor(Counter, f"asked-{where}")
-        await asked.add(sender, number)
-        await asyncio.gather(*(self.actor(Counter, f"side{side}-{where}").add(sender, number) for side in (1, 2)))
+        await asked.add_slowly(sender, number)
+        await asyncio.gather(
+            self.actor(Counter, f"side1-{where}").add(sender, number),
+            self.actor(Counter, f"side2-{where}").add_slowly(sender, number),
+            self.actor(Counter, f"side3-{where}").add.options(key=f"{sender}/{number}")(sender, number),
+        )
         job = await self.actor(Counter, f"submitted-{where}").add.submit(sender, number)
         await self.actor(Counter, f"told-{where}").add.tell(sender, number)
         await self.actor(Counter, f"late-{where}").add.options(delay_s=0.01).tell(sender, number)
@@ -352,6 +363,7 @@ class Life:
         mine += self.dice.sample(answered, min(5, len(answered)))
         if not all_of_them:
             mine += [self.sender("key") for _ in range(4)]
+            self.dice.shuffle(mine)
         for key in mine:
             kind, id = self.book.keyed.get(key) or (self.dice.choice(("counter", "ledger")), f"k{self.generation}")
             self.tell("trying", key, kind, id)
@@ -516,7 +528,7 @@ class Campaign:
                 where = id[1:].partition(".")[0]
                 done.setdefault(where, []).extend(pairs)
         for where, pairs in done.items():
-            for name in ("asked", "side1", "side2", "submitted", "told", "late"):
+            for name in ("asked", "side1", "side2", "side3", "submitted", "told", "late"):
                 there = states.get(f"counter/{name}-{where}", {})
                 found = sorted((sender, number) for sender, numbers in there.items() for number in numbers)
                 if found != sorted(pairs):

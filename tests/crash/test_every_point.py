@@ -92,6 +92,12 @@ class Log(Actor[Names], kind="log"):
         self.state.names.append(name)
         return len(self.state.names)
 
+    @handler
+    async def add_slowly(self, name: str) -> int:
+        await asyncio.sleep(0.07)
+        self.state.names.append(name)
+        return len(self.state.names)
+
     @query
     async def all(self) -> list[str]:
         return self.state.names
@@ -137,9 +143,10 @@ class Flow(Actor[Names], kind="flow"):
 
     @handler
     async def both(self, name: str) -> list[int]:
-        """Ask two actors side by side."""
-        asked = (self.actor(Log, f"side-{side}").add(name) for side in "ab")
-        return list(await asyncio.gather(*asked))
+        """Ask two actors side by side, one of them with a key."""
+        one = self.actor(Log, "side-a").add_slowly(name)
+        two = self.actor(Log, "side-b").add_slowly.options(key=name)(name)
+        return list(await asyncio.gather(one, two))
 
     @handler(raises=[Declined])
     async def refuse(self, name: str) -> None:
@@ -219,7 +226,7 @@ async def workload(world: World) -> dict[str, Any]:
         limits=Limits(window_messages=2),
     )
     async with system:
-        plain, books = system.actor(Log, "plain"), system.actor(Ledger, "books")
+        plain, books = system.actor(Log, "plain"), system.actor(Ledger, "own")
         flow, clerk = system.actor(Flow, "f"), system.actor(Clerk, "c")
 
         async def plainly() -> None:
@@ -270,7 +277,7 @@ async def workload(world: World) -> dict[str, Any]:
             # "later" gets one of its messages from a turn and one from outside: their order is not promised.
             "states": {name: sorted(names) if name in ("later", "told") else names for name, names in states.items()},
             "flow": sorted(await flow.all()),
-            "books": sorted(await books.all()),
+            "books": [sorted(await system.actor(Ledger, "books").all()), await books.all()],
             "replies": [sorted(map(str, reply)) if isinstance(reply, list) else reply for reply in replies[:4]],
             "conversation": [[message.role, message.text] for message in await clerk.messages()],
             "dead": [[letter.envelope.handler, letter.failure.type] async for letter in system.dead_letters()],

@@ -89,6 +89,7 @@ class Activation:
         "tail_seen",
         "type",
         "used_at",
+        "waiting",
     )
 
     def __init__(self, system: System, type: ActorType, id: str) -> None:
@@ -102,7 +103,7 @@ class Activation:
         self.object: Any = None
         self.snapshot: Snapshot | None = None  # state of the last finished turn; of event-sourced actors the newest one
         self.recent: list[bytes] | None = None  # events since that snapshot
-        self.fold: tuple[int, Any] | None = None  # event-sourced: (events, state) for queries
+        self.fold: tuple[int, Snapshot | None] | None = None  # event-sourced: (events, their fold) for queries
         self.log: list[Any] | None = None  # an agent's conversation
         self.event_no = 0
         self.inbox: deque[Envelope] | None = None
@@ -113,6 +114,7 @@ class Activation:
         self.depth = 0
         self.reserved = 0
         self.running = 0
+        self.waiting = 0  # of the running turns, those that wait for other actors
         self.keys: dict[tuple[str, str], tuple[int, bytes]] | None = None
         self.key_holds = 0  # running turns that are going to tell a keyed message
         self.on_disk = False  # it was on disk when it was loaded: keys must be looked up there
@@ -571,13 +573,20 @@ class Activation:
                 state_body = None
             elif len(state_body) > limits.state_bytes:
                 raise self._too_large("state_bytes", "state", len(state_body))
+            else:
+                type.check_state(state_body)
         value_body: bytes | None = None
         if envelope.caller is not None or head.keep:
             value_body = handler.wire.encode_result(result)
             if len(value_body) > limits.payload_bytes:
                 raise self._too_large("payload_bytes", f"reply of {handler.name}", len(value_body))
         waiter = envelope.waiter
-        reply = handler.wire.copy_result(result) if waiter is not None else None
+        reply = result
+        if waiter is not None and not handler.wire.is_plain(result):
+            copied = value_body if value_body is not None else handler.wire.encode_result(result)
+            if len(copied) > limits.payload_bytes:
+                raise self._too_large("payload_bytes", f"reply of {handler.name}", len(copied))
+            reply = handler.wire.decode_result(copied)
         snapshot = self._next_snapshot(turn) if turn.records and type.has_events else None
 
         if turn.sends:
@@ -646,6 +655,7 @@ class Activation:
         body = encode(turn.actor_object.state)
         if len(body) > self.system.limits.state_bytes:
             raise self._too_large("state_bytes", "state", len(body))
+        self.type.check_state(body)
         return Snapshot(self.type.version, number, body)
 
     def _append(self, batch: Batch, records: list[tuple[Any, bytes]], snapshot: Snapshot | None) -> None:
@@ -924,13 +934,15 @@ class Activation:
         return folder.state
 
     def _fold_up(self) -> Any:
-        """Return the fold of all finished events, for queries; turns never see this object."""
+        """Return the fold of all finished events, for one query: neither turns nor other queries see this object."""
         start = self.snapshot.seq if self.snapshot else 0
+        if self.fold is not None and self.fold[0] == self.event_no:
+            return self.type.state_of(self.fold[1], self.name)
         if self.fold is None or self.fold[0] < start:
-            self.fold = (start, self.type.state_of(self.snapshot, self.name))
-        seen, state = self.fold
-        state = self._apply(state, (self.recent or [])[seen - start :])
-        self.fold = (self.event_no, state)
+            self.fold = (start, self.snapshot)
+        seen, before = self.fold
+        state = self._apply(self.type.state_of(before, self.name), (self.recent or [])[seen - start :])
+        self.fold = (self.event_no, Snapshot(self.type.version, self.event_no, encode(state)))
         return state
 
     async def loaded(self, record: Loaded | None) -> None:
@@ -956,6 +968,29 @@ class Activation:
             self.suspend(str(error))
         self.take_window(record.window)
 
+    async def reload(self) -> None:
+        """Read a held actor's state again; raises `StateUndecodable` when it is still not to be trusted."""
+        await self.system.committer.wait_durable()
+        (record,) = await self.system.store.load([self.no], self.system.limits.window_messages)
+        if record is not None:
+            if record.damage is not None:
+                raise StateUndecodable(record.damage)
+            self.snapshot = record.snapshot
+            self.event_no = record.last_event
+            self.fold = None
+            await self._load_events()
+        self._check_state()
+
+    def forget(self) -> None:
+        """Become a new actor: every row of this one was deleted."""
+        self.no = 0
+        self.status, self.reason = "active", ""
+        self.object = self.snapshot = self.fold = self.keys = None
+        self.recent = [] if self.type.has_events else None
+        self.log = [] if self.type.has_log else None
+        self.event_no = self.last_position = 0
+        self.on_disk = False
+
     async def _load_events(self) -> None:
         if not (self.type.has_events or self.type.has_log):
             return
@@ -963,8 +998,8 @@ class Activation:
         after = 0 if self.type.has_log or self.snapshot is None else self.snapshot.seq
         while after < self.event_no:
             page = await self.system.store.events(self.no, after, 1_000)
-            if not page:
-                raise StateUndecodable(f"events {after + 1} to {self.event_no} of {self.name} are missing.")
+            if not page or page[-1][0] != after + len(page):
+                raise StateUndecodable(f"of the events {after + 1} to {self.event_no} of {self.name}, some are missing.")
             bodies.extend(body for _, body in page)
             after = page[-1][0]
         if self.type.has_log:
@@ -1015,6 +1050,8 @@ class Activation:
         token = scope.set(view)
         try:
             result = await handler.function(reader, *_astuple(arguments))
+        except Exception as error:
+            raise to_error(to_failure(error, handler.raises), handler.where, handler.raises) from error
         finally:
             scope.reset(token)
         reply = handler.wire.copy_result(result)
@@ -1034,7 +1071,7 @@ class Activation:
         return self._waits
 
     def waits_for(self, other: Activation) -> bool:
-        """Whether this actor, directly or through others, waits for *other*; one with a free slot waits for nobody."""
+        """Whether this actor, directly or through others, waits for *other*; with a slot that does not wait, it waits for nobody."""
         seen: set[int] = set()
         stack = [self]
         while stack:
@@ -1044,7 +1081,7 @@ class Activation:
             seen.add(id(one))
             if one is other:
                 return True
-            if one.free_slots() <= 0 or one is self:
+            if one.waiting >= one.type.slots:
                 stack.extend(one._waits or ())
         return False
 

@@ -13,7 +13,7 @@ from understudy.actors.failures import to_error
 from understudy.actors.handler import Handler, Query
 from understudy.actors.signature import Signature, Wire
 from understudy.codec import Codec, decode_or_suspend, encode
-from understudy.errors import InvalidDefinition, StateUndecodable
+from understudy.errors import EncodingFailed, InvalidDefinition, StateUndecodable
 from understudy.mailbox.commit import Snapshot
 from understudy.mailbox.journal import Outcome
 
@@ -128,8 +128,39 @@ class ActorType:
                     data = self._migrations[version](data)
                 except Exception as error:
                     raise StateUndecodable(f"{what}: @migrate({version}) failed: {error!r}") from error
-            body = encode(data)
+            try:
+                body = encode(data)
+            except EncodingFailed as error:
+                raise StateUndecodable(f"{what}: what the @migrate functions return is no data: {error}") from error
         return decode_or_suspend(self._decode_state, body, what)
+
+    def check_state(self, body: bytes) -> None:
+        """Refuse a state that could not be read back.
+
+        Raises:
+            EncodingFailed: It does not decode as the state's type.
+        """
+        try:
+            self._decode_state(body)
+        except Exception as error:
+            raise EncodingFailed(
+                f"the state of {self.kind} is not the annotated {self.state_type} any more: {error}. The turn was rolled "
+                "back."
+            ) from error
+
+    def copy_event(self, body: bytes) -> Any:
+        """Return an event that is to be stored, as it will be read back.
+
+        Raises:
+            EncodingFailed: It does not decode as the event's type.
+        """
+        decode = self._decode_event
+        if decode is None:
+            raise InvalidDefinition(f"{self.cls.__qualname__} records no events: write class X(Actor[State, Event]).")
+        try:
+            return decode(body)
+        except Exception as error:
+            raise EncodingFailed(f"the event recorded by {self.kind} is not of the annotated type: {error}.") from error
 
     def event_of(self, body: bytes, name: str) -> Any:
         """Return a stored event; raises `StateUndecodable` when it does not decode."""

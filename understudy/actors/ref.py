@@ -70,7 +70,9 @@ def _no_such_handler(target: Target, name: str, exposed: Any) -> AttributeError:
     if exposed is not None or name in ("state", "turn"):
         what = f"'{name}' of {target.kind}/{target.id} cannot be reached from outside: this is an address"
     else:
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        what = f"{cls.__name__} has no handler or query '{name}'{hint}"
+        close = difflib.get_close_matches(name, known, 1, cutoff=0.75)
+        hint = f"; did you mean '{close[0]}'?" if close else "."
+        return NoSuchHandler(
+            f"{cls.__name__} has no handler or query '{name}'{hint} It has: {', '.join(known) or 'none'}."
+        )
     return NoSuchHandler(f"{what}. It has: {', '.join(known) or 'none'}.")

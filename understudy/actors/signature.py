@@ -19,6 +19,9 @@ from understudy.codec import ATOMS, Codec, digest, encode
 from understudy.errors import EncodingFailed, InvalidArguments, InvalidDefinition
 
 
+_PLAIN_CHARS = 256  # longer texts are measured, and others looked through for lone surrogates
+
+
 class Signature:
     """The parameters and the result of one function, resolved to types."""
 
@@ -220,9 +223,20 @@ class Wire:
             ) from error
         return body
 
+    def is_plain(self, value: Any) -> bool:
+        """Whether *value* is its own copy, of the annotated type, and small data for sure: no bytes need be made."""
+        kind = type(value)
+        if kind is not self._atom:
+            return False
+        if kind is int:
+            return -(1 << 63) <= value < 1 << 64
+        if kind is str:
+            return len(value) < _PLAIN_CHARS and value.isascii()
+        return kind is not bytes or len(value) < _PLAIN_CHARS
+
     def copy_result(self, value: Any) -> Any:
         """Return what a receiver in another process would get: checked, and sharing nothing with *value*."""
-        if type(value) is self._atom:
+        if self.is_plain(value):
             return value
         return self._decode_result(self.encode_result(value))
 

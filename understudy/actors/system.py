@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from os import PathLike
@@ -38,6 +39,7 @@ from understudy.errors import (
     NotFound,
     NotRegistered,
     StateUndecodable,
+    StoreFailed,
     SystemClosed,
     SystemFailed,
     WrongLoop,
@@ -61,7 +63,10 @@ A = TypeVar("A", bound=Actor[Any, Any])
 R = TypeVar("R")
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 _TIDY_S = 60.0  # how often old rows are looked for
+_DRIFT_MAX_S = 3600.0  # retention pauses while wall and monotonic clock disagree by more since the opening
 _SWEEP_S = 30.0  # how often idle actors are looked for, at most
 
 
@@ -121,6 +126,7 @@ class System:
         """Set what belongs to one opening."""
         self.usable = False
         self.accepting = False
+        self._ending = False  # the time for running turns is over: what was asked starts no more either
         self.failure: BaseException | None = None
         self._failed = asyncio.Event()
         self.last_message = 0
@@ -153,6 +159,7 @@ class System:
         self._begin()
         self.loop = asyncio.get_running_loop()
         self.wall = wall_clock(self.loop)
+        self._clock_offset_s = self.wall() - self.loop.time()
         self.pid = os.getpid()
         self._context = contextvars.Context()
         opening: Opening = await self.store.open()
@@ -216,14 +223,17 @@ class System:
     async def _close(self) -> None:
         self.accepting = False
         interrupted = 0
+        await self.timers.stop()
         if self.failure is None:
-            await self.timers.stop()
             await self._drain()
+            self._ending = True
             for turn in list(self.turns.values()):
                 if turn.ended != "finished":
                     interrupted += 1
                 turn.stop("shutdown")
         await self._settle_turns()
+        if self.failure is None:
+            await self._stop_objects()
         self.usable = False
         self._refuse_waiters()
         for task in list(self._tasks):
@@ -258,6 +268,17 @@ class System:
                     await asyncio.wait(self._turn_tasks, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             pass
+
+    async def _stop_objects(self) -> None:
+        """Let the objects of actors in memory release what they took, within the grace period."""
+        stops = [
+            self._stop_object(each) for type in self._types.values() if type.stops for each in type.live.values()
+        ]
+        try:
+            async with asyncio.timeout(self.limits.grace_s):
+                await asyncio.gather(*stops)
+        except TimeoutError:
+            logger.warning("system.on_stop_late", extra={"grace_s": self.limits.grace_s})
 
     async def _settle_turns(self) -> None:
         while self._turn_tasks:
@@ -544,13 +565,35 @@ class System:
             self._live -= 1
         self._active.pop(activation.no, None)
         if activation.type.stops and activation.object is not None:
-            self.spawn(activation.object.on_stop(), "on_stop")
+            self.spawn(self._stop_object(activation), "on_stop")
+
+    async def _stop_object(self, activation: Activation) -> None:
+        """Let the user's object release what it took; its error is told, and stops nobody."""
+        made, type = activation.object, activation.type
+        if made is None or not type.stops or (type.starts and not made.__dict__.get("_started")):
+            return
+        try:
+            await made.on_stop()
+        except Exception:
+            logger.exception("actor.on_stop_failed", extra={"kind": type.kind, "actor_id": activation.id})
+
+    async def _tidy(self) -> None:
+        # One bad step of the wall clock must not delete every key: nothing is too old while the clocks disagree.
+        drift_s = self.wall() - self.loop.time() - self._clock_offset_s
+        if abs(drift_s) > _DRIFT_MAX_S:
+            logger.warning("system.retention_paused", extra={"drift_s": drift_s})
+            return
+        try:
+            await self.store.tidy(self.wall(), self.limits.trace_ttl_s, self.limits.trace_bytes)
+        except StoreFailed as error:
+            # Without space, or beside a reader that stays; if it is worse, the next commit finds out.
+            logger.warning("system.tidy_failed", extra={"error": str(error)})
 
     async def _sweep(self) -> None:
         """Let idle actors leave memory, and old rows the file."""
         last_tidy = -_TIDY_S
         while True:
-            await self.store.tidy(self.wall(), self.limits.trace_ttl_s, self.limits.trace_bytes)
+            await self._tidy()
             last_tidy = self.loop.time()
             while self.loop.time() - last_tidy < _TIDY_S:
                 await asyncio.sleep(min(_SWEEP_S, self.limits.idle_s / 2))
@@ -564,7 +607,7 @@ class System:
 
     def may_start(self, activation: Activation, envelope: Envelope) -> bool:
         """Whether a turn may start now: not while closing (asks of running turns go on), nor far ahead of the disk."""
-        if not self.accepting and (envelope.caller is None or self.failure is not None or not self.usable):
+        if not self.accepting and (envelope.caller is None or self._ending or self.failure is not None):
             return False
         if self.committer.behind():
             self._paused.append(activation)
@@ -792,6 +835,9 @@ class System:
             for child in children:
                 assert child.caller_key is not None
                 journal.expect(child.caller_key, child.no)
+        if envelope not in (activation.inbox or ()):  # It was cancelled or expired meanwhile, and its row goes.
+            self.journals.pop(envelope.no, None)
+            return
         envelope.started = 2 if self._suspect_no == envelope.no else 1
         self.committer.touch().note_progress(envelope)
 
@@ -906,15 +952,14 @@ class System:
         activation = await self._entered(ref)
         if activation.status != "suspended":
             return
-        activation.status, activation.reason = "active", ""
-        (record,) = await self.store.load([(activation.type.kind, activation.id)], self.limits.window_messages)
         try:
-            if record is not None and record.damage is not None:
-                raise StateUndecodable(record.damage)
-            activation._check_state()
+            await activation.reload()
         except StateUndecodable as error:
-            activation.status, activation.reason = "suspended", str(error)
+            activation.reason = str(error)
             raise ActorSuspended(f"{activation.name} stays suspended: {error}", reason=str(error)) from error
+        if activation.status != "suspended":
+            return  # Somebody else resumed it meanwhile.
+        activation.status, activation.reason = "active", ""
         self.committer.touch().statuses[activation.no] = ("active", "")
         self.emit_actor(ActorResumed, activation)
         activation.pump()
@@ -928,15 +973,22 @@ class System:
         """
         self.check_usable()
         activation = await self._entered(ref)
-        await self.committer.wait_durable()
-        if not activation.may_leave() or activation.depth:
-            raise InvalidArguments(
-                f"{activation.name} has {activation.depth} waiting messages; nothing was erased. Cancel them first."
-            )
-        no = activation.no
-        self._passivate(activation)
+        activation.door_held = True  # Who sends to it now finds a new actor.
+        try:
+            await self.committer.wait_durable()
+            if activation.running or activation.depth or activation.reserved:
+                raise InvalidArguments(
+                    f"{activation.name} has {activation.depth} waiting messages; nothing was erased. Cancel them first."
+                )
+            no = activation.no
+            if no:
+                await self.store.erase(no)
+                self._active.pop(no, None)
+                await self._stop_object(activation)
+                activation.forget()
+        finally:
+            activation.release_door()
         if no:
-            await self.store.erase(no)
             self.emit(
                 ActorErased(
                     at=self.wall(),

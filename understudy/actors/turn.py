@@ -85,6 +85,7 @@ class Turn:
         "stopped",
         "task",
         "traced",
+        "waiting",
         "within",
     )
 
@@ -100,6 +101,7 @@ class Turn:
         self.records: list[tuple[Any, bytes]] | None = None
         self.open: set[asyncio.Task[Any]] | None = None
         self.traced = False
+        self.waiting = 0  # asks and jobs that it waits for now
         self.began_s = 0.0
         self.stopped: str | None = None  # why the system stops it: "cancelled", "deadline", "shutdown"
         self._uuids = 0
@@ -175,6 +177,7 @@ class Turn:
                 value=len(body),
                 value_max=limit,
             )
+        event = self.activation.type.copy_event(body)
         if self.records is None:
             self.records = []
         self.records.append((event, body))
@@ -392,9 +395,15 @@ class Turn:
         """Hold an edge in the graph of who waits for whom."""
         waits = self.activation.waits
         waits[activation] = waits.get(activation, 0) + 1
+        self.waiting += 1
+        if self.waiting == 1:
+            self.activation.waiting += 1
         try:
             yield
         finally:
+            self.waiting -= 1
+            if not self.waiting:
+                self.activation.waiting -= 1
             if waits[activation] == 1:
                 del waits[activation]
             else:

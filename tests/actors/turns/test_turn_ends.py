@@ -201,7 +201,7 @@ async def test_ask_leaves_at_once_while_its_turn_runs(open_system: Open, outside
 
 async def test_ask_to_an_actor_that_holds_an_unsent_tell_of_the_turn_is_refused(open_system: Open) -> None:
     async with open_system(Sender, Box) as system:
-        with pytest.raises(InvalidArguments, match="would overtake it. Ask first, or tell from another turn"):
+        with pytest.raises(InvalidArguments, match=r"would overtake it. Ask first, or tell from another turn"):
             await system.actor(Sender, "s").tell_then_ask(True)
 
         assert await system.actor(Box, "b").numbers() == []

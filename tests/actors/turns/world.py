@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from understudy import current_turn
+from understudy import System, SystemFailed, current_turn
+from understudy.testing import FaultyStore
 
 
 class World:
@@ -57,3 +60,18 @@ class World:
 def world() -> World:
     """Return the world of the running turn, step or query."""
     return current_turn().resource(World)
+
+
+@asynccontextmanager
+async def dying(system: System) -> AsyncIterator[System]:
+    """Open a system for a life that ends with the body: the next commit never happens, as if the process had died."""
+    try:
+        async with system:
+            yield system
+            store = system.store
+            assert isinstance(store, FaultyStore)
+            store.fail_before()
+            system.committer.touch().work += 1
+            await asyncio.Event().wait()  # for the system to cancel us
+    except SystemFailed:
+        pass

@@ -31,7 +31,9 @@ from understudy.trace import words
 from understudy.trace.tree import Trace, build_trace, decode_events
 
 _PACKAGE: Final = Path(here.__file__).parent.parent
-_QUESTION: Final = "What happens to the finished steps of an agent when its process is killed, and what is paid again?"
+_QUESTION: Final = (
+    "When a process dies, is a finished step repeated, and is a model call that was in flight paid again?"
+)
 _LINE_BYTES_MAX: Final = 1 << 22  # of one line from the worker
 _EVENTS_MAX: Final = 100_000
 _NO_KEY: Final = (
@@ -120,13 +122,40 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+class _Phase(msgspec.Struct):
+    """One agent's turn, as far as it got."""
+
+    name: str
+    is_done: bool = False
+    model_calls: int = 0
+    usd_micros: int = 0
+
+
 class _Life(msgspec.Struct):
     """What the parent learned from one life of the worker."""
 
     exit_code: int = 0
     job: str = ""
     report: Report | None = None
-    under_way: dict[str, str] = {}  # tools that had not finished: span -> name
+    phases: dict[str, _Phase] = {}  # by span
+    tools: dict[str, str] = {}  # tools that have not finished: span -> name
+
+    def note(self, event: Event) -> None:
+        """Take in what the worker tells."""
+        match event:
+            case TurnStarted(role="tool"):
+                self.tools[event.span] = f"tool {event.kind.removeprefix('tool:')}"
+            case TurnStarted(role="agent"):
+                self.phases[event.span] = _Phase(event.kind)
+            case TurnFinished():
+                self.tools.pop(event.span, None)
+                if event.span in self.phases:
+                    self.phases[event.span].is_done = True
+            case ModelCalled(parent=str(parent)) if parent in self.phases:
+                self.phases[parent].model_calls += 1
+                self.phases[parent].usd_micros += event.usd_micros or 0
+            case _:
+                pass
 
 
 class _Play:
@@ -178,14 +207,15 @@ class _Play:
         screen, index = self._screen, self._index
         screen.title(
             "An agent that is killed at work, and goes on",
-            "Three agents answer a question from a folder of text files, each step paid in model calls. Half-way the "
-            "process kills itself with SIGKILL. It is started again, and finds what it had done in one SQLite file.",
+            "Three agents answer a question from a folder of text files. Half-way their process kills itself with SIGKILL: no "
+            "handler runs, nothing is saved. It is started again, finds in one SQLite file what it had done, and goes on.",
         )
         files = words.count(len(index.documents), "file")
+        place = "the current folder" if index.folder == Path.cwd() else _shown(index.folder)
         screen.facts(
             {
                 "question": self._config.question,
-                "documents": f"{files}, {words.count(len(index), 'passage')}, in {_shown(index.folder)}",
+                "documents": f"{files}, {words.count(len(index), 'passage')}, in {place}",
                 "model": MODEL if self._pace is None else f"{MODEL}, played by a script here: no key, no network",
                 "store": _shown(self._store),
             }
@@ -198,12 +228,14 @@ class _Play:
                     )  # It lives here, and outlives the worker.
                 )
                 self._config.base_url = fake.url
-            first = await self._live(1, "")
+            first = await self._live(1, "", [])
             before = len(read_ledger(self._ledger))
             if first.exit_code == -signal.SIGKILL:
-                screen.killed(", ".join(first.under_way.values()) or "a step", before)
+                screen.killed(", ".join(first.tools.values()) or "a step", before)
                 self._config.is_armed = False
-                last = await self._live(2, "The same program on the same file. Nobody tells it what had been done.")
+                done = [phase for phase in first.phases.values() if phase.is_done]
+                remark = "The same program on the same file. Nobody tells it what had been done."
+                last = await self._live(2, remark, done)
             else:
                 last = first
         if last.exit_code != 0 or last.report is None:
@@ -212,8 +244,8 @@ class _Play:
         screen.report(last.report)
         return self._account(last.job, before)
 
-    async def _live(self, number: int, remark: str) -> _Life:
-        """Run the worker once, and show what it tells."""
+    async def _live(self, number: int, remark: str, done: list[_Phase]) -> _Life:
+        """Run the worker once, and show what it tells; *done* are the agents that answered in its life before."""
         life = _Life()
         async with self._worker() as process:
             self._screen.begin_life(number, process.pid, remark)
@@ -226,7 +258,13 @@ class _Play:
                 life.job = told.job or life.job
                 life.report = told.report or life.report
                 if told.event is not None:
-                    _note(life, told.event)
+                    life.note(told.event)
+                    names = {phase.name for phase in life.phases.values()}
+                    if done and names and not names & {phase.name for phase in done}:
+                        # The work went on behind them: their answers came from the journal.
+                        for phase in done:
+                            self._screen.carried_over(phase.name, phase.model_calls, phase.usd_micros)
+                        done = []
                     self._screen.show(told.event)
             life.exit_code = await process.wait()
         return life
@@ -303,13 +341,6 @@ class _Play:
             screen.say("")
             screen.say("The process was not killed: the model never came to a step where that happens.", "yellow")
         return 1 if twice else 0
-
-
-def _note(life: _Life, event: Event) -> None:
-    if isinstance(event, TurnStarted) and event.role == "tool":
-        life.under_way[event.span] = f"tool {event.kind.removeprefix('tool:')}"
-    elif isinstance(event, TurnFinished):
-        life.under_way.pop(event.span, None)
 
 
 def _read_trace(store: Path, job: str) -> Trace:

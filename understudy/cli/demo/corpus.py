@@ -200,6 +200,8 @@ def _of_text(text: str, source: str, first_line: int = 1, section: str = "") -> 
         item = _ITEM.match(line)
         if item or not line.strip():
             yield from done()
+        if not line.strip():
+            continue
         if not part:
             began = number
         part.append(line[item.end() :] if item else line)

@@ -18,7 +18,7 @@ from understudy.trace.tree import Trace
 
 _WIDTH: Final = 100  # without a terminal: fits a log and half a screen
 _WIDTH_MAX: Final = 120  # on a very wide one lines get hard to follow
-_NAME: Final = 30
+_NAME: Final = 22
 _NUMBERS: Final = 24
 
 
@@ -89,7 +89,7 @@ class Screen:
                 note = Text(f"FAILED {words.error(event.error or '')}", "bold red")
                 self._line("model", event.model, "", event.duration_s, note)
             case happened.Amended():
-                self._console.print(Text(f"        malformed answer; amended: {event.amendment}", "magenta"))
+                self._console.print(Text(f"         malformed answer; amended: {event.amendment}", "magenta"))
             case happened.StepReplayed():
                 self._replayed(event)
             case happened.StepFinished(role="step"):
@@ -97,6 +97,14 @@ class Screen:
                 self._line("step", event.step, "", event.duration_s)
             case _:
                 pass
+
+    def carried_over(self, phase: str, model_calls: int, usd_micros: int) -> None:
+        """Print that an agent's answer of an earlier life was used."""
+        self._enter(phase)
+        spared = (
+            f"from the journal: {words.count(model_calls, 'model call')}, {words.money(usd_micros)}, not paid again"
+        )
+        self._line("answer", "", "", None, Text(spared, "yellow"))
 
     def killed(self, in_flight: str, paid: int) -> None:
         """Print that the process died."""
@@ -143,12 +151,14 @@ class Screen:
 
     def _line(self, role: str, name: str, numbers: str, duration_s: float | None, note: Text | None = None) -> None:
         line = Text("  ")
-        line.append(f"{role:<6}", "cyan")
-        line.append(name.ljust(_NAME - 8))
-        line.append(numbers.rjust(_NUMBERS), "dim")
-        line.append(("" if duration_s is None else words.duration(duration_s)).rjust(10))
+        line.append(f"{role:<7}", "cyan")
+        line.append(name.ljust(_NAME))
+        if duration_s is not None:
+            line.append(numbers.rjust(_NUMBERS), "dim")
+            line.append(words.duration(duration_s).rjust(10))
+            line.append("   ")
         if note is not None:
-            line.append("   ").append_text(note)
+            line.append_text(note)
         line.rstrip()
         line.truncate(self._console.width)
         self._console.print(line)

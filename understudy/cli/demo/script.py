@@ -115,7 +115,7 @@ def _report(chat: _Chat) -> Answer:
     else:
         answered = "The documents do not say."
     summary = " ".join([answered, *(f"Mentions of {remark}." for remark in analysis.remarks)])
-    report = Report(chat.question.rstrip("?.! ") or "Report", summary, analysis.findings)
+    report = Report(chat.question or "Report", summary, analysis.findings)
     if chat.answers == 0:
         # What models do now and then: a friendly word before the JSON, and it is no JSON any more.
         text = msgspec.json.encode(report).decode()
@@ -134,7 +134,9 @@ def _best(passages: list[Passage], terms: list[str]) -> list[Passage]:
         there = set(words(f"{each.section} {each.text}"))
         score = sum(1.0 for term in terms if any(_same(term, word) for word in there))
         ranks[each] = max(ranks.get(each, 0.0), score - place / 1000)
-    return sorted(ranks, key=lambda each: -ranks[each])
+    # Half as many as the best one has is still about the question; less is a neighbour.
+    enough = max(ranks.values(), default=0.0) / 2
+    return sorted((each for each in ranks if ranks[each] >= enough), key=lambda each: -ranks[each])
 
 
 def _same(term: str, word: str) -> bool:

@@ -15,6 +15,10 @@ from benchmarks.case import OURS, Figure, Scale
 from benchmarks.machine import FLUSH_US_MIN, Machine
 
 
+# Above it a median of a few samples tells of the other programs as much as of us.
+OTHERS_CORES_MAX = 0.2
+
+
 class Report(msgspec.Struct, frozen=True):
     """Everything that one run found out."""
 
@@ -71,7 +75,9 @@ def show(report: Report, console: Console) -> None:
         highlight=False,
     )
     if report.others_cores is not None:
-        console.print(f"Other programs kept {report.others_cores:.2f} cores busy meanwhile.", highlight=False)
+        busy = report.others_cores > OTHERS_CORES_MAX
+        note = " [bold yellow]The figures are worse than this machine's: run again when it is quiet.[/]" if busy else ""
+        console.print(f"Other programs kept {report.others_cores:.2f} cores busy meanwhile.{note}", highlight=False)
     if not machine.has_disk:
         console.print(
             f"[bold red]A flush takes less than {FLUSH_US_MIN:g} µs: this is no disk, and nothing here was durable.[/]"

@@ -137,6 +137,14 @@ def test_a_directory_without_a_disk_is_told_loudly():
     assert "this is no disk" in console.export_text()
 
 
+def test_a_busy_machine_is_told():
+    console = Console(record=True, width=120)
+
+    show(Report("now", 1.0, 0.9, MACHINE, TINY, [], []), console)
+
+    assert "run again when it is quiet" in console.export_text()
+
+
 def test_the_machine_tells_how_long_a_flush_takes(tmp_path):
     machine = look(tmp_path)
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +18,13 @@ from click.testing import CliRunner
 
 import understudy.cli
 from understudy.cli import main
-from understudy.cli.demo.corpus import Index, NoSuchDocumentError, text_files
+from understudy.cli.demo.command import _Play
+from understudy.cli.demo.corpus import PLAIN, Index, NoSuchDocumentError, text_files
 from understudy.cli.demo.ledger import Paid, read_ledger, repeated
 from understudy.cli.demo.program import GatherContext, GenerateReport, Report
 from understudy.cli.demo.script import answer_to
 from understudy.errors import InvalidDefinition
-from understudy.testing import FakeRequest
+from understudy.testing import FakeAnthropic, FakeRequest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -132,6 +135,22 @@ def test_trace_of_the_demo_can_be_drawn_again(played):
         assert name in result.output
 
 
+def test_ledger_of_the_demo_finds_calls_that_are_paid_twice(texts, tmp_path, monkeypatch, capsys):
+    play = _Play(texts, PLAIN, Index(texts), "Who kept the lamp?", place=tmp_path, pace=0.0)
+    as_it_is = play._live
+
+    async def forgetful(number, remark, done):
+        if number == 2:  # Its store is gone, so it begins anew.
+            play._store = tmp_path / "other.db"
+            play._config.store = str(play._store)
+        return await as_it_is(number, remark, done)
+
+    monkeypatch.setattr(play, "_live", forgetful)
+
+    assert asyncio.run(play.run()) == 1
+    assert re.search(r"^model calls paid twice +[1-9]", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_demo_without_texts_that_answer_says_so(texts, tmp_path):
     done = run(tmp_path, "--docs", texts, "--question", "Where do zebras sleep?", "--pace", "0")
 
@@ -231,6 +250,41 @@ def test_live_without_a_key_is_refused(texts, tmp_path):
 
     assert result.exit_code == 2
     assert "ANTHROPIC_API_KEY" in result.output
+
+
+def test_live_calls_the_endpoint_that_the_environment_names_and_keeps_its_own_ledger(texts, tmp_path):
+    opened = []
+    is_open, is_over = threading.Event(), threading.Event()
+
+    async def serve():
+        async with FakeAnthropic(answer_to) as fake:
+            opened.append(fake.url)
+            is_open.set()
+            await asyncio.to_thread(is_over.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        assert is_open.wait(10)
+        done = run(tmp_path, "--docs", texts, "--live", "--question", "Who kept the lamp?",
+                   ANTHROPIC_API_KEY="no-key", ANTHROPIC_BASE_URL=opened[0], NO_PROXY="127.0.0.1")  # fmt: skip
+    finally:
+        is_over.set()
+        thread.join()
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "played by a script" not in done.stdout
+    (store,) = tmp_path.glob("understudy-demo-*")
+    assert len(read_ledger(store / "ledger.jsonl")) == 7
+    assert re.search(r"^model calls paid twice +0$", done.stdout, re.MULTILINE)
+
+
+def test_live_with_a_key_that_is_refused_says_so(texts, tmp_path):
+    done = run(tmp_path, "--docs", texts, "--live", ANTHROPIC_API_KEY="no-key", ANTHROPIC_BASE_URL="no-url")
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "The worker ended with exit code 1: " in done.stdout
 
 
 def test_help_names_the_options():

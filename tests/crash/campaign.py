@@ -37,6 +37,7 @@ from understudy import (
     Endpoint,
     Limits,
     OutcomeUnknown,
+    SQLiteStore,
     System,
     current_turn,
     handler,
@@ -45,7 +46,7 @@ from understudy import (
     tool,
 )
 from understudy.events import Event, ModelCalled, StepFinished, TurnFinished
-from understudy.testing.fake_anthropic import FakeAnthropic, FakeRequest, calls, says
+from understudy.testing import FakeAnthropic, FakeRequest, calls, says
 
 GENERATION = 25  # so many lives share their actors; then new ones keep states small
 
@@ -247,7 +248,8 @@ class Life:
         witness = self.campaign.witness
         agents = self.dice.random() < 0.4
         system = System(
-            self.campaign.path,
+            # Some lives wait for the disk, so that the kill meets commits under way; more would be slow and show no more.
+            SQLiteStore(self.campaign.path, durability=self.dice.choice(("full", "process", "process", "process"))),
             [Counter, Ledger, Relay, Worker, Clerk],
             endpoints=[Endpoint(AnthropicProvider(base_url=self.campaign.url, api_key="fake"))],
             resources=[witness],

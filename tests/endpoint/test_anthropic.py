@@ -24,7 +24,7 @@ from understudy.endpoint.model import (
     Usage,
 )
 from understudy.errors import AuthenticationFailed, EndpointUnavailable, InvalidDefinition
-from understudy.testing.fake_anthropic import (
+from understudy.testing import (
     FakeAnthropic,
     broken_tool_json,
     calls,

@@ -9,7 +9,7 @@ import pytest
 from understudy.endpoint.endpoint import Endpoint
 from understudy.endpoint.model import ChatMessage, ModelAnswer, ModelRequest, Text, Usage
 from understudy.errors import InvalidDefinition, Overloaded, RequestRejected
-from understudy.testing.fake_anthropic import FakeAnthropic, fails, says
+from understudy.testing import FakeAnthropic, fails, says
 
 pytestmark = pytest.mark.anyio
 

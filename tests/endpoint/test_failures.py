@@ -31,7 +31,7 @@ from understudy.errors import (
     RequestRejected,
     SpendLimitReached,
 )
-from understudy.testing.fake_anthropic import (
+from understudy.testing import (
     FakeAnthropic,
     broken_tool_json,
     drops,

@@ -15,7 +15,7 @@ import pytest
 
 from understudy.endpoint.model import ChatMessage, ModelRequest, Text
 from understudy.errors import EndpointUnavailable, InvalidDefinition, ModelFailure
-from understudy.testing.fake_anthropic import (
+from understudy.testing import (
     Answer,
     FakeAnthropic,
     calls,

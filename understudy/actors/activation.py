@@ -90,6 +90,7 @@ class Activation:
         "type",
         "used_at",
         "waiting",
+        "waits_unknown",
     )
 
     def __init__(self, system: System, type: ActorType, id: str) -> None:
@@ -115,6 +116,7 @@ class Activation:
         self.reserved = 0
         self.running = 0
         self.waiting = 0  # of the running turns, those that wait for other actors
+        self.waits_unknown = 0  # jobs of earlier lives that turns wait for: nobody looked up whose they are
         self.keys: dict[tuple[str, str], tuple[int, bytes]] | None = None
         self.key_holds = 0  # running turns that are going to tell a keyed message
         self.on_disk = False  # it was on disk when it was loaded: keys must be looked up there
@@ -1082,6 +1084,19 @@ class Activation:
             if one is other:
                 return True
             if one.waiting >= one.type.slots:
+                stack.extend(one._waits or ())
+        return False
+
+    def may_need(self, other: Activation) -> bool:
+        """Whether a turn of this actor perhaps cannot go on before *other* does, directly or through others."""
+        seen: set[int] = set()
+        stack = [self]
+        while stack:
+            one = stack.pop()
+            if one is other or one.waits_unknown:
+                return True
+            if id(one) not in seen:
+                seen.add(id(one))
                 stack.extend(one._waits or ())
         return False
 

@@ -7,6 +7,7 @@ import contextvars
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
@@ -67,6 +68,7 @@ logger = logging.getLogger(__name__)
 
 _TIDY_S = 60.0  # how often old rows are looked for
 _DRIFT_MAX_S = 3600.0  # retention pauses while wall and monotonic clock disagree by more since the opening
+_SUSPECTS_S = 0.02  # how often a suspect looks whether it may run; there are suspects after crashes only
 _SWEEP_S = 30.0  # how often idle actors are looked for, at most
 
 
@@ -106,7 +108,8 @@ class System:
             raise InvalidDefinition(f"trace must be one of 'steps', 'all'; got {trace!r}.")
         if durability not in ("full", "process"):
             raise InvalidDefinition(f"durability must be one of 'full', 'process'; got {durability!r}.")
-        self.store: Store = _store_at(path, durability) if isinstance(path, (str, PathLike)) else path
+        self._new_store = partial(_store_at, path, durability) if isinstance(path, (str, PathLike)) else None
+        self.store: Store = self._new_store() if self._new_store is not None else cast(Store, path)
         self.limits = limits or Limits()
         self.endpoints = tuple(endpoints)
         self.trace_all = trace == "all"
@@ -146,8 +149,7 @@ class System:
         self._paused: list[Activation] = []
         self._listeners: set[asyncio.Queue[bytes | None]] = set()
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
-        self._suspect = asyncio.Lock()
-        self._suspect_no: int | None = None
+        self._suspects: list[tuple[Envelope, Activation]] = []  # the last one is charged with a crash, the others wait for it
         self._live = 0
         self._host: asyncio.Task[Any] | None = None
 
@@ -156,6 +158,8 @@ class System:
     async def __aenter__(self) -> Self:
         if self.usable:
             raise InvalidArguments("this system is open already; make a second System for a second use.")
+        if self.life and self._new_store is not None:
+            self.store = self._new_store()  # A store is opened once, a system as often as one likes.
         self._begin()
         self.loop = asyncio.get_running_loop()
         self.wall = wall_clock(self.loop)
@@ -286,7 +290,7 @@ class System:
 
     def _refuse_waiters(self) -> None:
         error = self.failure or closed_error()
-        waiters = list(self.asked.values())
+        waiters = [*self.asked.values(), *self.timers.waiters()]
         for type in self._types.values():
             for activation in type.live.values():
                 activation.refuse_all(error)
@@ -634,9 +638,8 @@ class System:
             handle = self._deadlines.pop(envelope.no, None)
             if handle is not None:
                 handle.cancel()
-        if envelope.no == self._suspect_no:
-            self._suspect_no = None
-            self._suspect.release()
+        if self._suspects:
+            self._suspect_ended(envelope)
 
     def _taking(self, batch: Batch) -> None:
         # Also numbers of messages that never touch the table are given once only: job ids must not come back.
@@ -822,8 +825,7 @@ class System:
             )
         begun_before = envelope.started or envelope.crashes or envelope.attempts
         if envelope.crashes >= self.limits.crashes_alone:
-            await self._suspect.acquire()
-            self._suspect_no = envelope.no
+            await self._become_suspect(envelope, activation)
         if begun_before:
             # A child may end at any moment: what it answered before this journal existed is on disk after the wait, and
             # what it answers from here on is given to the journal. Read in this order, no answer falls between.
@@ -838,8 +840,33 @@ class System:
         if envelope not in (activation.inbox or ()):  # It was cancelled or expired meanwhile, and its row goes.
             self.journals.pop(envelope.no, None)
             return
-        envelope.started = 2 if self._suspect_no == envelope.no else 1
+        envelope.started = 2 if self._suspects and self._suspects[-1][0] is envelope else 1
         self.committer.touch().note_progress(envelope)
+
+    async def _become_suspect(self, envelope: Envelope, activation: Activation) -> None:
+        """Wait until no other suspect runs, or the one that runs waits for this actor: it would wait for ever."""
+        while True:
+            # One that was cancelled before its turn began, or whose actor is held, keeps nobody waiting.
+            for each, where in list(self._suspects):
+                if each.no not in self.turns and (where.status != "active" or each not in (where.inbox or ())):
+                    self._suspect_ended(each)
+            if not self._suspects or self._suspects[-1][1].may_need(activation):
+                break
+            await asyncio.sleep(_SUSPECTS_S)
+        if self._suspects:
+            self._charge(self._suspects[-1][0], 1)
+        self._suspects.append((envelope, activation))
+
+    def _suspect_ended(self, envelope: Envelope) -> None:
+        self._suspects = [each for each in self._suspects if each[0] is not envelope]
+        if self._suspects:
+            self._charge(self._suspects[-1][0], 2)
+
+    def _charge(self, envelope: Envelope, started: int) -> None:
+        """Change whether a crash is charged to a suspect that has not got on: only one of them is."""
+        if envelope.started > 0 and envelope.started != started:
+            envelope.started = started
+            self.committer.touch().note_progress(envelope)
 
     # --- trace -----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from understudy.errors import StateUndecodable
 from understudy.mailbox.store import Timer
@@ -68,6 +68,10 @@ class Timers:
         envelope = self._pending.pop(timer.no, None)
         if envelope is not None and envelope.waiter is not None:
             self._system.asked[envelope.no] = envelope.waiter
+
+    def waiters(self) -> list[asyncio.Future[Any]]:
+        """Return who waits for the replies of delayed messages."""
+        return [envelope.waiter for envelope in self._pending.values() if envelope.waiter is not None]
 
     def withdraw(self, no: int) -> Envelope | None:
         """Forget a delayed message; return it when it is in memory."""

@@ -417,7 +417,11 @@ class Turn:
             self.mark_started()
             activation = system.activation_by_no(system.open_jobs.get(no, 0))
             if activation is None:
-                outcome = await system.jobs.outcome(no)
+                self.activation.waits_unknown += 1
+                try:
+                    outcome = await system.jobs.outcome(no)
+                finally:
+                    self.activation.waits_unknown -= 1
             else:
                 self._refuse_circle(activation, f"waits for job {id} of")
                 with self._waiting_for(activation):

@@ -1,10 +1,7 @@
 """What tests of actors and agents need: a fake model endpoint, virtual time, stores with faults."""
 
-from understudy.testing.fake_anthropic import (
+from understudy.testing.answers import (
     Answer,
-    FakeAnthropic,
-    FakeRequest,
-    PaidCall,
     broken_tool_json,
     calls,
     cut_by_max_tokens,
@@ -20,8 +17,10 @@ from understudy.testing.fake_anthropic import (
     thinks,
     together,
 )
+from understudy.testing.fake_anthropic import FakeAnthropic, PaidCall
 from understudy.testing.stores import FaultyStore, InlineSQLiteStore
 from understudy.testing.virtual_time import VirtualTimeLoop
+from understudy.testing.wire import FakeRequest
 
 __all__ = [
     "Answer",

@@ -75,7 +75,8 @@ class World:
 
     def store(self, **settings: Any) -> InlineSQLiteStore:
         """Return the store for this life's `System`; its commits are boundaries. Takes what `SQLiteStore` takes."""
-        return _CrashStore(self.path, **{"lock_wait_s": 0.0, **settings})
+        # Here the process dies and not the machine: what was written is kept without waiting for the disk.
+        return _CrashStore(self.path, **{"lock_wait_s": 0.0, "durability": "process", **settings})
 
     def note(self, *facts: Any) -> None:
         """Write down plain data outside the process, such as the effect of a step's body; a crash cannot undo it."""

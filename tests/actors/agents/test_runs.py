@@ -26,6 +26,7 @@ from understudy.endpoint.model import Usage
 from understudy.endpoint.prices import cost_micros
 from understudy.events import ModelCalled
 from understudy.testing import (
+    Answer,
     FakeAnthropic,
     FakeRequest,
     broken_tool_json,
@@ -40,7 +41,6 @@ from understudy.testing import (
     thinks,
     together,
 )
-from understudy.testing.fake_anthropic import Answer
 
 pytestmark = pytest.mark.anyio
 

@@ -81,6 +81,7 @@ async def test_events_are_streamed_as_they_commit_until_the_system_closes(path: 
 
 async def test_listener_that_goes_disturbs_nobody(path: Path) -> None:
     async with system_at(path, trace="all") as system:
+        await asyncio.sleep(1)
         stream = system.events()
         first = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(1)

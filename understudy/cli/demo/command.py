@@ -26,7 +26,7 @@ from understudy.cli.demo.worker import Config, Told
 from understudy.events import Event, ModelCalled, TurnFinished, TurnStarted
 from understudy.mailbox import reading
 from understudy.mailbox.visitor import visit
-from understudy.testing.fake_anthropic import FakeAnthropic
+from understudy.testing import FakeAnthropic
 from understudy.trace import words
 from understudy.trace.tree import Trace, build_trace, decode_events
 
@@ -57,7 +57,9 @@ def demo(docs: Path | None, question: str | None, live: bool, pace: float) -> No
     index = _index(folder, endings)
     if live and not os.environ.get("ANTHROPIC_API_KEY"):
         raise click.UsageError(_NO_KEY)
-    play = _Play(folder, endings, index, question or _question(docs, index), pace=None if live else pace)
+    play = _Play(
+        folder, endings, index, question or _question(docs, index), place=_place(), pace=None if live else pace
+    )
     code = asyncio.run(play.run())
     if code:
         raise click.exceptions.Exit(code)
@@ -162,11 +164,11 @@ class _Play:
     """One run of the demo."""
 
     def __init__(
-        self, folder: Path, endings: Sequence[str], index: Index, question: str, *, pace: float | None
+        self, folder: Path, endings: Sequence[str], index: Index, question: str, *, place: Path, pace: float | None
     ) -> None:
         self._pace = pace  # None: the real model
         self._index = index
-        self._place = _place()
+        self._place = place
         self._screen = Screen(console())
         self._store = self._place / "agents.db"
         self._ledger = self._place / "ledger.jsonl"

@@ -28,7 +28,7 @@ from understudy.cli.demo.program import (
     search_documents,
 )
 from understudy.errors import InvalidDefinition
-from understudy.testing.fake_anthropic import Answer, FakeRequest, calls, says, together
+from understudy.testing import Answer, FakeRequest, calls, says, together
 
 _QUERIES: Final = 3
 _READ: Final = 3

@@ -14,7 +14,6 @@ from benchmarks.aims import Aim
 from benchmarks.case import OURS, Figure, Scale
 from benchmarks.machine import FLUSH_US_MIN, Machine
 
-
 # Above it a median of a few samples tells of the other programs as much as of us.
 OTHERS_CORES_MAX = 0.2
 

@@ -187,12 +187,18 @@ if pydantic is not None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, of one type, and equal in what `==` does not look at."""
+    """Of one type and equal, also in what `==` does not look at: the sign of zero, the digits of a decimal."""
+    if type(one) is not type(other):
+        return False
     if isinstance(one, float) and math.isnan(one):
-        return isinstance(other, float) and math.isnan(other)
-    return type(one) is type(other) and one == other and repr(one) == repr(other) or (
-        isinstance(one, (set, frozenset)) and type(one) is type(other) and one == other
-    ) or (isinstance(one, Data) and one == other) or (isinstance(one, dt.datetime) and one == other)
+        return math.isnan(other)
+    if isinstance(one, (float, decimal.Decimal)):
+        return repr(one) == repr(other)
+    if isinstance(one, dict):
+        return list(one.items()) == list(other.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
 
 
 def echo_class(of: Any) -> type[Any]:
@@ -334,6 +340,8 @@ def test_digest_is_the_same_for_equal_values_in_any_order() -> None:
     assert digest({"a": 1, "b": {3, 1, 2}}) == digest({"b": {2, 3, 1}, "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
     assert digest([1, 2]) != digest([2, 1])
+    assert digest({1: "a", 2: "b"}) == digest({2: "b", 1: "a"})
+    assert digest({1: "a", 2: "b"}) != digest({1: "b", 2: "a"})
 
 
 def test_encoded_dict_keeps_its_order() -> None:

@@ -29,13 +29,15 @@ def _is_pydantic(cls: Any) -> bool:
     return pydantic is not None and isinstance(cls, type) and issubclass(cls, pydantic.BaseModel)
 
 
-def _to_data(value: Any) -> Any:
-    to_data = getattr(type(value), "__understudy_data__", None)
+def _to_data(value: object) -> Any:
+    kind = type(value)
+    to_data = getattr(kind, "__understudy_data__", None)
     if to_data is not None:
         return to_data(value)
-    if _is_pydantic(type(value)):
-        return value.model_dump(mode="json")
-    raise NotImplementedError(f"a value of type {type(value).__qualname__} cannot be stored")
+    if _is_pydantic(kind):
+        model: Any = value  # pydantic is not imported here
+        return model.model_dump(mode="json")
+    raise NotImplementedError(f"a value of type {kind.__qualname__} cannot be stored")
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_data)
@@ -58,7 +60,12 @@ def encode(value: Any) -> bytes:
 def digest(value: Any) -> bytes:
     """Return 16 bytes that are equal for equal values, in every process and Python version."""
     try:
-        return blake2b(_CANONICAL.encode(value), digest_size=16).digest()
+        try:
+            body = _CANONICAL.encode(value)
+        except TypeError:  # A dict with other keys than text: they are sorted as text.
+            plain = msgspec.to_builtins(value, str_keys=True, order="deterministic", enc_hook=_to_data)
+            body = _CANONICAL.encode(plain)
+        return blake2b(body, digest_size=16).digest()
     except (NotImplementedError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _encoding_failed(value, error) from error
 

@@ -37,7 +37,6 @@ from understudy import (
     Endpoint,
     Limits,
     OutcomeUnknown,
-    SQLiteStore,
     System,
     current_turn,
     handler,
@@ -46,6 +45,7 @@ from understudy import (
     tool,
 )
 from understudy.events import Event, ModelCalled, StepFinished, TurnFinished
+from understudy.mailbox.sqlite import SQLiteStore
 from understudy.testing import FakeAnthropic, FakeRequest, calls, says
 
 GENERATION = 25  # so many lives share their actors; then new ones keep states small

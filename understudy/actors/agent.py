@@ -425,10 +425,11 @@ def _arguments(signature: Signature, call: ToolCall) -> Any:
 def _spec(name: str, each: Callable_) -> ToolSpec:
     signature = each.signature() if isinstance(each, Tool) else Signature(each.function, name, owner=each.owner)
     description = signature.doc
-    if not description and isinstance(each, Handler) and each.owner is not None:
-        description = (each.owner.__doc__ or "").strip()
-    if isinstance(each, Handler) and each.owner is not None and each.name == "run" and issubclass(each.owner, Agent):
-        description = (each.owner.__doc__ or "").strip() or description
+    if isinstance(each, Handler) and each.owner is not None:
+        of_owner = (each.owner.__doc__ or "").strip()
+        # The `run` of all agents has one docstring; what sets an agent apart is its class's.
+        is_run = each.name == "run" and issubclass(each.owner, Agent)
+        description = (of_owner or description) if is_run else (description or of_owner)
     return ToolSpec(name, description, schema_of(signature.arguments))
 
 

@@ -228,7 +228,8 @@ class Handler(_Exposed[F_co]):
     def __get__(self, instance: Any, owner: type[Any], /) -> Any:
         if instance is None:
             return self.of(owner)
-        return Bound(instance._ref._target, self.name, PLAIN, self.function.__get__(instance))
+        bound: Bound[..., Any] = Bound(instance._ref._target, self.name, PLAIN, self.function.__get__(instance))
+        return bound
 
 
 class Query(_Exposed[F_co]):
@@ -247,7 +248,8 @@ class Query(_Exposed[F_co]):
     def __get__(self, instance: Any, owner: type[Any], /) -> Any:
         if instance is None:
             return self.of(owner)
-        return BoundQuery(instance._ref._target, self.name, self.function.__get__(instance))
+        bound: BoundQuery[..., Any] = BoundQuery(instance._ref._target, self.name, self.function.__get__(instance))
+        return bound
 
 
 class _HandlerMaker(Protocol):
@@ -269,9 +271,14 @@ def handler(function: Any = None, /, **options: Any) -> Any:
         raises: Errors that are answers: the turn is rolled back, the error is raised at the caller; no retry.
         timeout_s: A turn that takes longer fails with `StepTimeout`.
     """
-    if function is not None:
-        return Handler(function)
-    return lambda method: Handler(method, **options)
+
+    def make(method: Callable[..., Any]) -> Handler[Any]:
+        return Handler(method, **options)
+
+    if function is None:
+        return make
+    made: Handler[Any] = Handler(function)
+    return made
 
 
 def query(

@@ -65,7 +65,7 @@ class ActorType:
         self.handlers: dict[str, BoundHandler] = {}
         self.queries: dict[str, BoundHandler] = {}
         for name in dir(cls):
-            exposed = getattr(cls, name, None)
+            exposed: Handler[Any] | Query[Any] | None = getattr(cls, name, None)  # or anything else
             if isinstance(exposed, Handler):
                 self.handlers[exposed.name] = BoundHandler(self.kind, exposed, cls, codec)
             elif isinstance(exposed, Query):

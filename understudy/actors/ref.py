@@ -35,16 +35,19 @@ class Ref:
         target = self._target
         exposed = getattr(target.cls, name, None)
         if isinstance(exposed, Handler):
-            return Bound(target, exposed.name)
+            bound: Bound[..., Any] = Bound(target, exposed.name)
+            return bound
         if isinstance(exposed, Query):
-            return BoundQuery(target, exposed.name)
+            bound_query: BoundQuery[..., Any] = BoundQuery(target, exposed.name)
+            return bound_query
         raise _no_such_handler(target, name, exposed)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise NoSuchHandler(f"{self!r} is an address: '{name}' cannot be set from outside. Send a message instead.")
 
-    @property  # type: ignore[misc]  # msgspec accepts a decoded ref only if it looks like an instance of its actor
-    def __class__(self) -> type[Any]:
+    # msgspec accepts a decoded ref only if it looks like an instance of its actor; nobody sets the class of a ref.
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._target.cls
 
     def __eq__(self, other: object) -> bool:

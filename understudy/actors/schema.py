@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import msgspec
+
+_Json: TypeAlias = dict[str, Any] | list[Any] | str | float | bool | None
 
 
 def schema_of(type_: Any) -> dict[str, Any]:
@@ -27,17 +29,16 @@ def schema_of(type_: Any) -> dict[str, Any]:
             schema = dict(schema)
     if components:
         schema["$defs"] = components
-    closed: dict[str, Any] = _closed(schema)
-    return closed
+    return cast(dict[str, Any], _closed(schema))
 
 
-def _refers(schema: Any, reference: str) -> bool:
+def _refers(schema: _Json, reference: str) -> bool:
     if isinstance(schema, dict):
         return schema.get("$ref") == reference or any(_refers(value, reference) for value in schema.values())
     return isinstance(schema, list) and any(_refers(value, reference) for value in schema)
 
 
-def _closed(schema: Any) -> Any:
+def _closed(schema: _Json) -> _Json:
     """Return *schema* with `additionalProperties: false` at every object that lists its properties."""
     if isinstance(schema, dict):
         closed = {key: _closed(value) for key, value in schema.items() if key != "title"}

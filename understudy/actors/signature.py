@@ -18,7 +18,6 @@ from typing_extensions import TypeVar
 from understudy.codec import ATOMS, Codec, digest, encode
 from understudy.errors import EncodingFailed, InvalidArguments, InvalidDefinition
 
-
 _PLAIN_CHARS = 256  # longer texts are measured, and others looked through for lone surrogates
 
 
@@ -225,13 +224,15 @@ class Wire:
 
     def is_plain(self, value: Any) -> bool:
         """Whether *value* is its own copy, of the annotated type, and small data for sure: no bytes need be made."""
-        kind = type(value)
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType] - a user's value; a cast would cost time here
         if kind is not self._atom:
             return False
         if kind is int:
-            return -(1 << 63) <= value < 1 << 64
+            fits: bool = -(1 << 63) <= value < 1 << 64
+            return fits
         if kind is str:
-            return len(value) < _PLAIN_CHARS and value.isascii()
+            ascii_text: bool = len(value) < _PLAIN_CHARS and value.isascii()
+            return ascii_text
         return kind is not bytes or len(value) < _PLAIN_CHARS
 
     def copy_result(self, value: Any) -> Any:

@@ -173,6 +173,11 @@ def tool(function: Any = None, /, **options: Any) -> Any:
         interrupted: What a crash while it runs means: "rerun" runs it again; "fail" tells the model that nobody knows.
         policy: Retries of its body.
     """
-    if function is not None:
-        return Tool(function)
-    return lambda wrapped: Tool(wrapped, **options)
+
+    def make(wrapped: Callable[..., Any]) -> Tool[..., Any]:
+        return Tool(wrapped, **options)
+
+    if function is None:
+        return make
+    made: Tool[..., Any] = Tool(function)
+    return made

@@ -24,13 +24,14 @@ workload that uses threads or sockets may not. It cannot lose synced writes, tea
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import traceback
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 from typing_extensions import override
@@ -76,7 +77,8 @@ class World:
     def store(self, **settings: Any) -> InlineSQLiteStore:
         """Return the store for this life's `System`; its commits are boundaries. Takes what `SQLiteStore` takes."""
         # Here the process dies and not the machine: what was written is kept without waiting for the disk.
-        return _CrashStore(self.path, **{"lock_wait_s": 0.0, "durability": "process", **settings})
+        settings = {"lock_wait_s": 0.0, "durability": "process", **settings}
+        return _CrashStore(self.path, **settings)
 
     def note(self, *facts: Any) -> None:
         """Write down plain data outside the process, such as the effect of a step's body; a crash cannot undo it."""
@@ -98,7 +100,7 @@ class World:
         _append(self.directory / "sent", [name])
         result = await send()
         _append(self.directory / "sent", [name, result])
-        return cast(T, result)
+        return result
 
     def fate(self, name: str) -> Literal["unsent", "unknown", "acknowledged"]:
         """Tell what became of `once(name, ...)`: "unknown" when the process died while it was under way."""
@@ -111,6 +113,7 @@ class World:
         return ("acknowledged", found[-1][1]) if len(found) > 1 else ("unknown", None)
 
 
+_Json: TypeAlias = dict[str, Any] | list[Any] | str | float | bool | None
 Workload = Callable[[World], Coroutine[Any, Any, Any]]
 Check = Callable[[World, Any], None]
 
@@ -201,7 +204,7 @@ class _Run:
         """Run lives until one comes to the end; the n-th dies at boundary `plan[n]`."""
         for life in range(1, _LIVES_MAX):
             die_at = plan[life - 1] if life <= len(plan) else 0
-            status = _in_child(lambda life=life, die_at=die_at: _live(self.directory, life, die_at, workload))
+            status = _in_child(functools.partial(_live, self.directory, life, die_at, workload))
             if status == 0:
                 return _lines(self.directory / "result")[-1]
             if status != _CRASHED:
@@ -279,7 +282,7 @@ def _told(batch: Batch) -> str:
 
 def _live(directory: Path, life: int, die_at: int, workload: Workload) -> None:
     """Run one life in this process, to its end or its crash."""
-    global _points
+    global _points  # noqa: PLW0603 - the store of this process, which lives for one run, has no other way to it
     world = World(directory, life)
     _points = _Points(world, die_at)
     points = _points
@@ -343,10 +346,10 @@ def _lines(path: Path) -> list[Any]:
         return []
 
 
-def _difference(expected: Any, got: Any) -> str:
+def _difference(expected: _Json, got: _Json) -> str:
     if isinstance(expected, dict) and isinstance(got, dict):
         lines = [
-            f"  {name}: expected {expected.get(name)!r}\n  {' ' * len(str(name))}       got {got.get(name)!r}"
+            f"  {name}: expected {expected.get(name)!r}\n  {' ' * len(name)}       got {got.get(name)!r}"
             for name in {**expected, **got}
             if expected.get(name) != got.get(name)
         ]

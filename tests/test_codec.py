@@ -125,7 +125,7 @@ KEEPS: list[tuple[str, Any, Any]] = [
     ("dict in its order", dict[str, int], {"b": 1, "a": 2}),
     ("datetime", dt.datetime, dt.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)),
     ("datetime elsewhere", dt.datetime, dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=PLUS_FIVE)),
-    ("naive datetime", dt.datetime, dt.datetime(1, 1, 1, 0, 0, 0, 1)),
+    ("naive datetime", dt.datetime, dt.datetime(1, 1, 1, 0, 0, 0, 1)),  # noqa: DTZ001 - is data too
     ("last datetime", dt.datetime, dt.datetime.max.replace(tzinfo=UTC)),
     ("date", dt.date, dt.date(1, 1, 1)),
     ("time", dt.time, dt.time(23, 59, 59, 999999)),
@@ -348,7 +348,9 @@ def test_encoded_dict_keeps_its_order() -> None:
     assert list(msgspec.msgpack.decode(encode({"b": 1, "a": 2}))) == ["b", "a"]
 
 
-@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x80", b"\xd9\xff", b"\x01\x01", b"\xdf\xff\xff\xff\xff", b"\x91" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc1", b"\x80", b"\xd9\xff", b"\x01\x01", b"\xdf\xff\xff\xff\xff", b"\x91" * 100_000]
+)
 def test_bytes_that_are_no_value_are_an_error_that_names_them(body: bytes) -> None:
     decode = Codec(lambda _cls, _data: NotImplemented).decoder(Tree if body[:1] == b"\x91" else Point)
 

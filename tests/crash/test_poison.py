@@ -66,6 +66,24 @@ class Long(Actor[Done], kind="long"):
         return sum([await part(number) for number in range(12)])
 
 
+class Asking(Actor[Done], kind="asking"):
+    @handler
+    async def ask(self, *, by_job: bool) -> str:
+        other = self.actor(Answering, "one")
+        return await (await other.answer.submit()) if by_job else await other.answer()
+
+
+class Answering(Actor[Done], kind="answering"):
+    @handler
+    async def answer(self) -> str:
+        world = current_turn().resource(World)
+        world.note("answers", self.turn.id)
+        await asyncio.sleep(0.02)
+        if world.life <= 4:
+            os._exit(DIED)
+        return "answer"
+
+
 def running(actor: Actor[Any]) -> list[Any]:
     return list(actor.turn.activation.system.turns.values())
 
@@ -75,7 +93,7 @@ def live(directory: Path, life: int, body: Callable[[System, World], Coroutine[A
     world = World(directory, life)
 
     async def main() -> None:
-        system = System(directory / "store.db", [Poisoned, Bystander, Long], resources=[world], **settings)
+        system = System(directory / "store.db", [Poisoned, Bystander, Long, Asking, Answering], resources=[world], **settings)
         async with system:
             _append(directory / "result", await body(system, world))
 
@@ -182,3 +200,19 @@ def test_a_turn_that_a_clean_shutdown_ends_is_no_poison(tmp_path: Path) -> None:
     assert end["bystanders"][0] == ["slow"]
     assert end["dead"] == []
     assert {note[3] for note in World(tmp_path).notes() if note[1] == "works"} == {1}
+
+
+@pytest.mark.watchdog(60)
+@pytest.mark.parametrize("by_job", [False, True])
+def test_a_suspect_does_not_wait_for_the_suspect_that_waits_for_it(tmp_path: Path, by_job: bool) -> None:
+    async def begin(system: System, world: World) -> None:
+        # Two askers, so that one suspect waits for a third behind the other's question.
+        for name in ("a", "b"):
+            await system.actor(Asking, name).ask.tell(by_job=by_job)
+        await asyncio.sleep(5)
+
+    settings = {"limits": Limits(crashes_max=100)}
+    statuses = [live(tmp_path, life, begin if life == 1 else settle, **settings) for life in range(1, 6)]
+
+    assert statuses == [DIED] * 4 + [0]
+    assert _lines(tmp_path / "result")[-1]["dead"] == []

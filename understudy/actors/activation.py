@@ -76,6 +76,7 @@ class Activation:
         "no",
         "object",
         "on_disk",
+        "passing",
         "ready",
         "reason",
         "recent",
@@ -123,6 +124,7 @@ class Activation:
         self.finished_in = 0
         self.used_at = 0.0
         self.door_held = False
+        self.passing = False  # somebody was let in and has not run yet
         self.arriving = 0  # senders that wait at the door, or were let in and have not run yet
         self._door: deque[asyncio.Future[None]] | None = None
         self._waits: dict[Activation, int] | None = None
@@ -136,7 +138,7 @@ class Activation:
 
     def is_open(self) -> bool:
         """Whether a sender may go on at once: loaded, and nobody waits before it."""
-        return self.ready and not self.door_held and not self._door
+        return self.ready and not self.door_held and not self.arriving
 
     async def enter(self) -> None:
         """Wait for one's turn at the door, in order of arrival; go on without an await after it."""
@@ -150,21 +152,25 @@ class Activation:
         try:
             await waiter
         except asyncio.CancelledError:
-            if self._door is not None and waiter in self._door:
-                self._door.remove(waiter)
+            door: deque[asyncio.Future[None]] | None = self._door  # None when the actor could not be loaded
+            if door and waiter in door:
+                door.remove(waiter)
             raise
         finally:
             self.arriving -= 1
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.passing = False
+                self.system.loop.call_soon(self.let_in)
 
     def let_in(self) -> None:
         """Let the first who waits come in; the next one follows when it has passed, unless it holds the door."""
         door = self._door
-        while door and not self.door_held:
+        while door and not self.door_held and not self.passing:
             waiter = door.popleft()
             if not waiter.done():
+                # It may hold the door when it runs, so nobody follows before.
+                self.passing = True
                 waiter.set_result(None)
-                # The one let in runs before this call does, and may hold the door.
-                self.system.loop.call_soon(self.let_in)
                 return
         if not door:
             self._door = None
@@ -473,7 +479,7 @@ class Activation:
                 self.object = made
         turn = Turn(self, envelope, made)
         turn.began_s = self.system.wall()
-        turn.task = asyncio.current_task()
+        turn.task = asyncio.current_task(self.system.loop)
         turn.journal = self.system.journals.get(envelope.no)
         scope.set(turn)
         _lineage.set(None)
@@ -609,7 +615,7 @@ class Activation:
         batch.finish(envelope)
         self.depth -= 1
         if waiter is not None:
-            batch.released.append((waiter, reply))
+            system.committer.release(waiter, reply)
         if value_body is not None:
             self._settle(batch, envelope, Outcome(value=value_body), "done")
         counter = batch.turns.get((type.kind, handler.name))
@@ -885,7 +891,7 @@ class Activation:
         if envelope.waiter is not None:
             raises = handler.raises if handler is not None else ()
             error = to_error(failure, f"{self.type.kind}.{envelope.handler}", raises)
-            batch.released.append((envelope.waiter, error))
+            self.system.committer.release(envelope.waiter, error)
         self._settle(batch, envelope, Outcome(failure=failure), state)
 
     def expire(self, envelope: Envelope) -> None:
@@ -1001,7 +1007,9 @@ class Activation:
         while after < self.event_no:
             page = await self.system.store.events(self.no, after, 1_000)
             if not page or page[-1][0] != after + len(page):
-                raise StateUndecodable(f"of the events {after + 1} to {self.event_no} of {self.name}, some are missing.")
+                raise StateUndecodable(
+                    f"of the events {after + 1} to {self.event_no} of {self.name}, some are missing."
+                )
             bodies.extend(body for _, body in page)
             after = page[-1][0]
         if self.type.has_log:
@@ -1028,7 +1036,7 @@ class Activation:
         batch.work += 1
         for envelope in self.inbox or ():
             if envelope.waiter is not None:
-                batch.released.append((envelope.waiter, self._suspended()))
+                system.committer.release(envelope.waiter, self._suspended())
                 envelope.waiter = None
         system.jobs.actor_suspended(self, self._suspended())
         system.emit_actor(ActorSuspendedEvent, self, reason=reason)

@@ -117,7 +117,7 @@ def check_definition(cls: type[Actor[Any, Any]]) -> None:
         value = getattr(cls, setting)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InvalidDefinition(f"{name}.{setting}={value!r}; expected a whole number, 1 or more.")
-    if not isinstance(cls.policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance] - users are not all typed
+    if not isinstance(cls.policy, Policy):
         raise InvalidDefinition(f"{name}.policy={cls.policy!r}; expected Policy(on(...), ...).")
     init = inspect.signature(cls.__init__)
     if (

@@ -61,7 +61,8 @@ class Jobs:
         self._fresh[no] = outcome
         system.open_jobs.pop(no, None)
         waiters = self._waiters.pop(no, ())
-        batch.released.extend((waiter, outcome) for waiter in waiters)
+        for waiter in waiters:
+            system.committer.release(waiter, outcome)
 
         def durable() -> None:
             self._fresh.pop(no, None)
@@ -77,7 +78,8 @@ class Jobs:
         for no, waiters in list(self._waiters.items()):
             if self._actors.get(no) == activation.no:
                 del self._waiters[no]
-                batch.released.extend((waiter, error) for waiter in waiters)
+                for waiter in waiters:
+                    self._system.committer.release(waiter, error)
 
     def has_ended(self, no: int) -> bool:
         """Whether the message has finished and its outcome is on its way to the disk."""

@@ -109,7 +109,7 @@ class Step(Generic[P, R_co]):
         self.interrupted: Interrupted = interrupted
         self._key: str | None = None
         self._instance: Any = None
-        self._signature: Signature | None = None
+        self._signatures: dict[type[Any] | None, tuple[Signature, inspect.Signature]] = {}
         self.__doc__ = getattr(function, "__doc__", None)
         self.__wrapped__ = function
 
@@ -151,11 +151,9 @@ class Step(Generic[P, R_co]):
         if turn is None:
             return await run_function(self.function, args, kwargs)
         turn.check(f"step {self.name}")
-        if self._signature is None:
-            self._signature = self._resolve()
-        signature = self._signature
+        signature, parameters = self._resolved()
         try:
-            bound = inspect.signature(self.function).bind(*args, **kwargs)
+            bound = parameters.bind(*args, **kwargs)
         except TypeError as error:
             raise InvalidArguments(f"step {self.name}: {error}.") from error
         spec = Spec(
@@ -170,6 +168,14 @@ class Step(Generic[P, R_co]):
         arguments = digest(dict(bound.arguments))
         decode = turn.activation.system.decoder(signature.returns)
         return await perform(turn, spec, arguments, decode, key=self._key)
+
+    def _resolved(self) -> tuple[Signature, inspect.Signature]:
+        """Return the types and the parameters of the function; found once for each class that has it."""
+        owner: type[Any] | None = None if self._instance is None else type(self._instance)
+        known = self._signatures.get(owner)
+        if known is None:
+            known = self._signatures[owner] = (self._resolve(), inspect.signature(self.function))
+        return known
 
     def _resolve(self) -> Signature:
         function = self.__wrapped__

@@ -81,9 +81,7 @@ class Tool(Step[P, R_co]):
 
     def signature(self) -> Signature:
         """Return its parameters and result, resolved."""
-        if self._signature is None:
-            self._signature = Signature(self.function, self.name, owner=None)
-        return self._signature
+        return self._resolved()[0]
 
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         turn = scope.get()

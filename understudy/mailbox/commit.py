@@ -126,6 +126,10 @@ class Committer:
     # it; these bound the wait on a loop that is never quiet.
     QUIET_ROUNDS = 12
     BATCH_WORK = 20_000
+    # How long a batch that nobody waits for stays open, and how much it may hold: a crash in this time runs the step
+    # again whose outcome it holds.
+    LINGER_S = 0.002
+    LINGER_WORK = 500
 
     def __init__(self, store: Store, on_failure: Callable[[BaseException], None]) -> None:
         self.open = Batch(1)  # the batch that is being filled
@@ -133,7 +137,8 @@ class Committer:
         self.failure: StoreFailed | None = None
         self._store = store
         self._on_failure = on_failure
-        self._wake: asyncio.Future[None] | None = None
+        self._wake: asyncio.Future[None] | None = None  # set while there is nothing to commit
+        self._linger: asyncio.Future[None] | None = None  # set while nobody waits for what there is
         self._room: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -153,6 +158,20 @@ class Committer:
             if not wake.done():
                 wake.set_result(None)
         return self.open
+
+    def hurry(self) -> None:
+        """Commit the open batch soon: somebody waits for it now."""
+        linger = self._linger
+        if linger is not None:
+            self._linger = None
+            if not linger.done():
+                linger.set_result(None)
+
+    def release(self, future: asyncio.Future[Any], value: Any) -> None:
+        """Give *future* its value, or its exception, once everything handed over so far is on disk."""
+        self.open.released.append((future, value))
+        if self._linger is not None:
+            self.hurry()
 
     def behind(self) -> bool:
         """Whether the open batch is so large that senders and turns should wait for the disk."""
@@ -179,12 +198,14 @@ class Committer:
             batch = flying
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         batch.waiters.append(waiter)
+        self.hurry()
         await waiter
 
     async def stop(self) -> None:
         """Commit what is left and end the task. Raises nothing when the store has failed before."""
         self._closing = True
         self.touch()
+        self.hurry()
         if self._task is not None:
             await asyncio.wait([self._task])
 
@@ -196,6 +217,7 @@ class Committer:
                     return
                 self._wake = loop.create_future()
                 await self._wake
+            await self._wanted(loop)
             await self._quiet()
             batch = self.open
             if not batch.work:
@@ -212,6 +234,19 @@ class Committer:
             self._flying = None
             self.durable = batch.number
             self._release(batch)
+
+    async def _wanted(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until somebody waits for the open batch, or for a moment.
+
+        What a step leaves behind rides in the commit that the next step waits for: half as many commits.
+        """
+        batch = self.open
+        if batch.released or batch.waiters or batch.work >= self.LINGER_WORK or self._closing:
+            return
+        linger = self._linger = loop.create_future()
+        timer = loop.call_later(self.LINGER_S, self.hurry)
+        await linger
+        timer.cancel()
 
     async def _quiet(self) -> None:
         """Let the turns that are ready to run finish into the open batch, within bounds."""

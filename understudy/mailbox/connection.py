@@ -122,7 +122,7 @@ class ThreadRunner(aiosqlite.Connection):
 
     def stop(self) -> asyncio.Future[Any] | None:
         """Ask the thread to end; the future is done when it does."""
-        self._ending = super().stop()  # pyright: ignore[reportUnknownMemberType]
+        self._ending = super().stop()  # pyright: ignore[reportUnknownMemberType] - nor here
         return self._ending
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:

@@ -97,7 +97,7 @@ class Policy:
 
     def __init__(self, *rules: Rule) -> None:
         for rule in rules:
-            if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance] - users are not all typed
+            if not isinstance(rule, Rule):
                 raise InvalidDefinition(f"Policy takes rules made by on(...); got {rule!r}.")
         self._rules = rules
 

@@ -110,7 +110,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     @override
     def set_default_executor(self, executor: Executor) -> None:
         """Use *executor*, a `ThreadPoolExecutor`, where `run_in_executor` is given none."""
-        super().set_default_executor(executor)  # type: ignore[arg-type]  # the base classes disagree; it raises TypeError
+        # The base classes disagree on the type; at run time a wrong one is refused with TypeError.
+        super().set_default_executor(executor)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         self._pool = executor
 
     @override

@@ -197,7 +197,7 @@ async def test_what_belongs_to_a_turn_says_so_outside_one(open_system: Open) -> 
 @pytest.mark.parametrize("id", ["", "17", "x-y", "17-", "-abc"])
 async def test_text_that_is_no_job_id_is_refused(open_system: Open, id: str) -> None:
     async with open_system(Account) as system:
-        with pytest.raises(NotFound, match="is no job id|another store"):
+        with pytest.raises(NotFound, match=r"is no job id|another store"):
             system.job(id)
 
 

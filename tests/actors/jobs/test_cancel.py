@@ -288,7 +288,7 @@ async def test_cancelling_twice_is_cancelling_once(path: Path) -> None:
         assert await depth(system) == 0
 
 
-@pytest.mark.parametrize("rounds", range(0, 24))
+@pytest.mark.parametrize("rounds", range(24))
 async def test_cancel_at_any_moment_either_comes_in_time_or_too_late(path: Path, rounds: int) -> None:
     async with system_at(path) as system:
         worker = system.actor(Worker, "w")

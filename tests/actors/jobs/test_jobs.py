@@ -170,7 +170,9 @@ async def test_status_follows_the_job(path: Path) -> None:
         assert later == ["done", "done", "done"]
 
 
-@pytest.mark.parametrize("id", ["", "x", "17", "-abc", "17-", "1.5-abcdef", "٣-abcdef", "\ud800", "9" * 400, "9" * 5000 + "-abcdef"])
+@pytest.mark.parametrize(
+    "id", ["", "x", "17", "-abc", "17-", "1.5-abcdef", "٣-abcdef", "\ud800", "9" * 400, "9" * 5000 + "-abcdef"]
+)
 async def test_text_that_is_no_id_is_not_found(path: Path, id: str) -> None:
     async with system_at(path) as system:
         with pytest.raises(NotFound, match="no job id"):

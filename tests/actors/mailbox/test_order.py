@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from understudy import Actor, Limits, System, SystemClosed, handler
+from understudy.mailbox.envelope import Envelope
+from understudy.testing import InlineSQLiteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -145,3 +147,57 @@ async def test_caller_in_the_part_on_disk_is_told_that_the_system_closed(path: P
     assert {type(each) for each in outcomes} == {SystemClosed}
     async with system_at(path, window_messages=2) as system:
         assert await system.actor(Counter, "c").seen() == list(range(10))
+
+
+class SlowReads(InlineSQLiteStore):
+    """A store whose reads of mailboxes are delivered when the test says."""
+
+    gate: asyncio.Event | None = None
+    reading: asyncio.Event
+
+    async def mailbox(self, actor: int, after: int, limit: int) -> list[Envelope]:
+        found = await super().mailbox(actor, after, limit)
+        if self.gate is not None:
+            self.reading.set()
+            await self.gate.wait()
+        return found
+
+
+async def held_refill(system: System, store: SlowReads) -> None:
+    """Bring the counter to where its window is used up, and the read of the next one is under way."""
+    counter = system.actor(Counter, "c")
+    busy = asyncio.ensure_future(counter.wait(10))
+    await asyncio.sleep(1)
+    for number in range(4):
+        await counter.count.tell(number)
+    store.gate, store.reading = asyncio.Event(), asyncio.Event()
+    await busy
+    await store.reading.wait()
+
+
+async def test_message_that_comes_while_the_next_window_is_read_is_not_forgotten(path: Path) -> None:
+    store = SlowReads(path)
+    async with System(store, [Counter], limits=Limits(window_messages=3)) as system:
+        await held_refill(system, store)
+        await system.actor(Counter, "c").count.tell(4)
+        assert store.gate is not None
+        store.gate.set()
+        store.gate = None
+        await asyncio.sleep(1)
+
+        assert sum([row.depth async for row in system.actors()]) == 0
+        assert await system.actor(Counter, "c").seen() == [0, 1, 2, 3, 4]
+
+
+async def test_actor_whose_next_window_is_being_read_does_not_leave_memory(path: Path) -> None:
+    store = SlowReads(path)
+    async with System(store, [Counter, Checker], limits=Limits(window_messages=3, active_max=2)) as system:
+        await held_refill(system, store)
+        for number in range(10):
+            await system.actor(Checker, f"other {number}").tally()
+
+        assert "c" in system._types["counter"].live
+        assert store.gate is not None
+        store.gate.set()
+        store.gate = None
+        assert await system.actor(Counter, "c").seen() == [0, 1, 2, 3]

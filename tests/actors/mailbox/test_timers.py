@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from understudy import Actor, InvalidArguments, Limits, System, handler, query
-from understudy.testing import VirtualTimeLoop
+from understudy.mailbox.store import Whereabouts
+from understudy.testing import InlineSQLiteStore, VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +80,7 @@ async def test_message_for_a_moment_is_delivered_then(path: Path) -> None:
 
 async def test_message_for_a_moment_in_the_past_is_delivered_at_once(path: Path) -> None:
     async with system_at(path) as system:
-        at = datetime(1999, 1, 1, tzinfo=timezone.utc)
+        at = datetime(1999, 1, 1, tzinfo=UTC)
 
         assert await system.actor(Bell, "b").ring.options(at=at)(1) == 1
 
@@ -266,11 +267,44 @@ async def test_naive_moment_and_two_delays_are_refused(path: Path) -> None:
         with pytest.raises(InvalidArguments, match="aware"):
             system.actor(Bell, "b").ring.options(at=datetime(2030, 1, 1))  # noqa: DTZ001
         with pytest.raises(InvalidArguments, match="give one"):
-            system.actor(Bell, "b").ring.options(delay_s=1, at=datetime.now(timezone.utc))
+            system.actor(Bell, "b").ring.options(delay_s=1, at=datetime.now(UTC))
 
 
 async def test_farthest_moment_is_accepted(path: Path) -> None:
     async with system_at(path) as system:
-        job = await system.actor(Bell, "b").ring.options(at=datetime.max.replace(tzinfo=timezone.utc)).submit(1)
+        job = await system.actor(Bell, "b").ring.options(at=datetime.max.replace(tzinfo=UTC)).submit(1)
 
         assert (await job.status()).state == "waiting"
+
+
+class SlowRead(InlineSQLiteStore):
+    """A store that delivers its next read of a message when the test says."""
+
+    gate: asyncio.Event | None = None
+    reading: asyncio.Event
+
+    async def message(self, no: int) -> Whereabouts:
+        found = await super().message(no)
+        if self.gate is not None:
+            gate, self.gate = self.gate, None
+            self.reading.set()
+            await gate.wait()
+        return found
+
+
+async def test_timer_cancelled_while_it_is_read_back_does_not_fire(path: Path) -> None:
+    async with system_at(path) as system:
+        job = await system.actor(Bell, "b").ring.options(delay_s=1000).submit(1)
+    store = SlowRead(path)
+    async with System(store, [Bell]) as system:
+        await asyncio.sleep(500)
+        gate = store.gate = asyncio.Event()
+        store.reading = asyncio.Event()
+        await store.reading.wait()
+
+        await system.job(job.id).cancel()
+        gate.set()
+        await asyncio.sleep(10)
+
+        assert await numbers(system) == []
+        assert (await system.job(job.id).status()).state == "cancelled"

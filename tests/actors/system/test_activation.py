@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from understudy import Actor, Limits, System, handler, query
+from understudy.testing import FaultyStore
 
 pytestmark = pytest.mark.anyio
 
@@ -151,3 +152,20 @@ async def test_fresh_actors_have_ids_of_their_own(path: Path) -> None:
         ids = {system.actor(Counter).id for _ in range(1000)}
 
         assert len(ids) == 1000
+
+
+async def test_actor_whose_last_turn_is_not_on_disk_does_not_leave_memory(path: Path) -> None:
+    store = FaultyStore(path)
+    async with System(store, [Counter], limits=Limits(active_max=3)) as system:
+        await asyncio.sleep(1)
+        store.hold()
+        adding = asyncio.ensure_future(system.actor(Counter, "a").add(5))
+        await store.wait_held()
+        asking = [asyncio.ensure_future(system.actor(Counter, f"c{i}").value()) for i in range(20)]
+        again = asyncio.ensure_future(system.actor(Counter, "a").add(1))
+        await asyncio.sleep(1)
+
+        assert "counter/a" in in_memory(system)
+        store.release()
+        assert [await adding, await again] == [5, 6]
+        await asyncio.gather(*asking)

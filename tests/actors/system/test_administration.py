@@ -63,7 +63,7 @@ async def test_events_are_streamed_as_they_commit_until_the_system_closes(path: 
 
     async def listen(system: System) -> None:
         async for event in system.events():
-            seen.append(event)
+            seen.append(event)  # noqa: PERF401 - as they come
 
     async with system_at(path) as system:
         listening = asyncio.ensure_future(listen(system))
@@ -130,9 +130,7 @@ async def test_hundreds_of_dead_letters_are_all_listed_in_order(path: Path) -> N
 
 async def test_hundreds_of_actors_are_all_listed_with_their_mail(path: Path) -> None:
     async with system_at(path) as system:
-        await asyncio.gather(
-            *(system.actor(Pad, f"p{i}").write.options(delay_s=100).tell("x") for i in range(1200))
-        )
+        await asyncio.gather(*(system.actor(Pad, f"p{i}").write.options(delay_s=100).tell("x") for i in range(1200)))
 
         rows = [(row.no, row.depth) async for row in system.actors(Pad)]
         assert rows == [(number, 1) for number in range(1, 1201)]

@@ -26,6 +26,18 @@ pytestmark = pytest.mark.anyio
 
 RAN: list[str] = []
 
+OWNER = """
+import asyncio, sys
+from understudy import System
+
+async def main():
+    async with System(sys.argv[1]):
+        print("open", flush=True)
+        sys.stdin.read()
+
+asyncio.run(main())
+"""
+
 
 class Log(msgspec.Struct):
     done: list[str] = []
@@ -206,7 +218,7 @@ async def test_closed_system_refuses_and_says_so(path: Path) -> None:
     async with system:
         worker = system.actor(Worker, "w")
         job = await worker.work.submit("a")
-    for call in (lambda: worker.work("late"), lambda: worker.work.tell("late"), lambda: job.result(), job.status):
+    for call in (lambda: worker.work("late"), lambda: worker.work.tell("late"), job.result, job.status):
         with pytest.raises(SystemClosed):
             await call()
 
@@ -230,7 +242,7 @@ async def test_second_cancellation_does_not_keep_the_file(path: Path) -> None:
 
 
 async def test_error_of_the_body_is_raised_after_closing(path: Path) -> None:
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the error is the body's
         async with system_at(path) as system:
             await system.actor(Worker, "w").work("a")
             raise ZeroDivisionError
@@ -260,9 +272,9 @@ async def test_turn_of_one_system_calls_another_as_somebody_from_outside(path: P
         async def cross(self) -> str:
             return await self.turn.resource(System).actor(Worker, "w").work("crossed")
 
-    async with system_at(path.with_name("two.db")) as two:
-        async with System(path, [Bridge], resources=[two]) as one:
-            assert await one.actor(Bridge, "b").cross() == "crossed"
+    two = system_at(path.with_name("two.db"))
+    async with two, System(path, [Bridge], resources=[two]) as one:
+        assert await one.actor(Bridge, "b").cross() == "crossed"
 
 
 async def test_second_opening_of_one_file_is_refused_with_the_pid_of_its_owner(path: Path) -> None:
@@ -270,12 +282,7 @@ async def test_second_opening_of_one_file_is_refused_with_the_pid_of_its_owner(p
         [
             sys.executable,
             "-c",
-            "import asyncio, sys\nfrom understudy import System\n"
-            "async def main():\n"
-            "    async with System(sys.argv[1]):\n"
-            "        print('open', flush=True)\n"
-            "        sys.stdin.read()\n"
-            "asyncio.run(main())\n",
+            OWNER,
             str(path),
         ],
         stdin=subprocess.PIPE,

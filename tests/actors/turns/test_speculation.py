@@ -369,7 +369,8 @@ async def test_reply_is_a_copy_that_the_caller_may_change(open_system: Any) -> N
         asked = await alice.items()
         asked.clear()
 
-        assert await alice.items() == ["tea"]
+        assert await alice.add("milk") == ["tea", "milk"]
+        assert await alice.items() == ["tea", "milk"]
 
 
 async def test_reply_inside_a_turn_is_a_copy_too(open_system: Any) -> None:

@@ -64,10 +64,11 @@ def world() -> World:
 
 @asynccontextmanager
 async def dying(system: System) -> AsyncIterator[System]:
-    """Open a system for a life that ends with the body: the next commit never happens, as if the process had died."""
+    """Open a system for a life that ends with the body: no commit after it happens, as if the process had died."""
     try:
         async with system:
             yield system
+            await system.committer.wait_durable()  # What was done has had its moment to get there.
             store = system.store
             assert isinstance(store, FaultyStore)
             store.fail_before()

@@ -629,7 +629,7 @@ def _model_process(ledger: Path) -> tuple[int, str]:
 
         _child(serve, ledger.with_suffix(".error"))
     os.close(writer)
-    with open(reader) as lines:
+    with os.fdopen(reader) as lines:
         return child, lines.readline().strip()
 
 

@@ -31,7 +31,7 @@ from understudy import (
 )
 from understudy.endpoint.model import ModelAnswer, ModelRequest, Text, ToolCall, ToolResult, Usage
 from understudy.events import ModelCalled, StepFinished, TurnFinished
-from understudy.testing.crash import CrashTestFailed, World, crash_at_every_point
+from understudy.testing.crash import World, crash_at_every_point
 
 pytestmark = pytest.mark.watchdog(240)
 
@@ -326,15 +326,21 @@ def check(world: World, result: Any) -> None:
     for (turn, name), in_lives in begun.items():
         assert len(in_lives) == len(set(in_lives)), f"{name} of turn {turn} began twice in one life: {in_lives}"
         if name == "pay":
-            assert len(in_lives) == 1, f"pay of turn {turn} is declared interrupted='fail' and began in lives {in_lives}"
+            assert len(in_lives) == 1, (
+                f"pay of turn {turn} is declared interrupted='fail' and began in lives {in_lives}"
+            )
     finished = [note[2:] for note in notes if note[1] == "finished"][-1]
     assert len({(name, turn) for name, turn, _ in finished}) == len(finished), f"steps finished twice: {finished}"
     for name, turn, life in finished:
         for (begun_turn, begun_name), in_lives in begun.items():
             if begun_name == name and begun_turn.partition("-")[0] == turn:
-                assert max(in_lives) <= life, f"{name} of turn {turn} was journaled in life {life} and began in {in_lives}"
+                assert max(in_lives) <= life, (
+                    f"{name} of turn {turn} was journaled in life {life} and began in {in_lives}"
+                )
     called = [note[2:] for note in notes if note[1] == "called"][-1]
-    assert len({span for span, _ in called}) == len(called), f"model calls were paid again after they were journaled: {called}"
+    assert len({span for span, _ in called}) == len(called), (
+        f"model calls were paid again after they were journaled: {called}"
+    )
     paid = Counter(note[3] for note in notes if note[1] == "model")
     assert all(count <= lives for count in paid.values()), paid
     # A payment that turned out unknown must have been in flight when a life ended.

@@ -93,7 +93,9 @@ def live(directory: Path, life: int, body: Callable[[System, World], Coroutine[A
     world = World(directory, life)
 
     async def main() -> None:
-        system = System(directory / "store.db", [Poisoned, Bystander, Long, Asking, Answering], resources=[world], **settings)
+        system = System(
+            directory / "store.db", [Poisoned, Bystander, Long, Asking, Answering], resources=[world], **settings
+        )
         async with system:
             _append(directory / "result", await body(system, world))
 

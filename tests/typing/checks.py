@@ -21,6 +21,7 @@ from tests.typing.workflow import Order, Receipt, charge, refund, render_pdf
 from understudy import (
     Actor,
     Agent,
+    Backoff,
     Bound,
     BoundQuery,
     Content,
@@ -28,6 +29,7 @@ from understudy import (
     Job,
     JobStatus,
     Message,
+    Policy,
     Query,
     Step,
     System,
@@ -35,8 +37,11 @@ from understudy import (
     Trace,
     Turn,
     current_turn,
+    dead_letter,
     handler,
+    on,
     query,
+    retry,
     step,
     tool,
 )
@@ -105,12 +110,16 @@ async def jobs(system: System) -> None:
     assert_type(await system.job(job.id, Shop.run), str)
 
 
-async def wrong_jobs(system: System, job: Job[int]) -> None:
-    "".join(await job)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+async def wrong_jobs(system: System, job: Job[int]) -> str:
     await job.status  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
     await job(1)  # type: ignore[operator]  # pyright: ignore[reportCallIssue]
     system.job(7, Account.deposit)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     system.job(job.id, Account.balance)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    return await job  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+def wrong_job(job: Job[int]) -> Job[str]:
+    return job  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
 
 # Actors -----------------------------------------------------------------------------------------------------------
@@ -233,6 +242,13 @@ async def resources(turn: Turn) -> None:
     assert_type(turn.actor(Account, "a"), Account)
     assert_type(turn.attempt, int)
     turn.resource("pool")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def policies() -> None:
+    assert_type(Policy(on((ConnectionError, OSError), retry(times=2, backoff=Backoff(0.5)), dead_letter())), Policy)
+    Policy(retry(times=2))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    on("ConnectionError", retry(times=2))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    on(ConnectionError, "retry")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 # Agents -----------------------------------------------------------------------------------------------------------

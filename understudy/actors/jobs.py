@@ -74,7 +74,6 @@ class Jobs:
 
     def actor_suspended(self, activation: Activation, error: ActorSuspended) -> None:
         """Tell those who wait for a message of this actor that it is held."""
-        batch = self._system.committer.touch()
         for no, waiters in list(self._waiters.items()):
             if self._actors.get(no) == activation.no:
                 del self._waiters[no]

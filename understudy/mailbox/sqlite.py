@@ -277,6 +277,11 @@ class SQLiteStore:
                 )
             # Nothing runs now, but the journal of what was started may hold outcomes: -1 keeps that known.
             execute("UPDATE message SET started = -1 WHERE started <> 0 AND started > 0")
+            # Answers to turns that ended without waiting for them, given in a life that could not know it.
+            execute(
+                "DELETE FROM journal WHERE message NOT IN (SELECT no FROM message)"
+                " AND message NOT IN (SELECT no FROM dead_letter)"
+            )
             execute("UPDATE owner SET epoch = epoch + 1, clean = 0")
             (highest,) = execute("SELECT coalesce(max(no), 0) FROM actor").fetchone()
             execute("COMMIT")

@@ -103,6 +103,10 @@ class Ledger(Actor[Totals, Entry], kind="ledger"):
     async def count(self) -> int:
         return len(self.state.lines)
 
+    @query
+    async def lines(self) -> list[str]:
+        return self.state.lines
+
 
 world_says_break: dict[str, str] = {}
 
@@ -154,6 +158,16 @@ async def test_events_are_appended_and_a_snapshot_is_taken_every_few(open_system
     assert (events, snapshots) == ([1, 2, 3, 4, 5, 6, 7], [3, 6])
     async with open_system(Ledger) as again:
         assert (await again.actor(Ledger, "l").cents(), await again.actor(Ledger, "l").count()) == (28, 7)
+
+
+async def test_reply_of_a_query_is_a_copy_of_what_later_queries_read(open_system: Open) -> None:
+    async with open_system(Ledger) as system:
+        await system.actor(Ledger, "l").one(1)
+
+        lines = await system.actor(Ledger, "l").lines()
+        lines.append("never recorded")
+
+        assert await system.actor(Ledger, "l").lines() == [""]
 
 
 async def test_events_of_a_failed_attempt_are_not_stored(open_system: Open) -> None:

@@ -288,7 +288,7 @@ async def workload(world: World) -> dict[str, Any]:
 
 async def stored_events(system: System, kind: type[Any]) -> list[Any]:
     await system.committer.wait_durable()
-    decode = system.decoder(kind)
+    decode = system.registry.decoder(kind)
     found = []
     after = 0
     while rows := await system.store.traces(None, after, 1_000):

@@ -18,11 +18,12 @@ from typing import Any, ClassVar, Generic, Literal, Never
 import msgspec
 from typing_extensions import TypeVar
 
+from understudy.actors import asking
 from understudy.actors.actor import Actor
 from understudy.actors.handler import PLAIN, Handler, Query, handler, query
+from understudy.actors.performing import Spec, perform
 from understudy.actors.schema import schema_of
 from understudy.actors.signature import Signature, type_arguments
-from understudy.actors.step import Spec, perform
 from understudy.actors.tool import Tool
 from understudy.actors.turn import Turn
 from understudy.codec import encode
@@ -256,7 +257,7 @@ class _Run:
         self.fresh = False
         spec = Spec("model", functools.partial(self._call_model, number, span), role="model", quiet=True, span=span)
         return typing.cast(
-            ModelAnswer, await perform(self.turn, spec, b"%d" % number, self.system.decoder(ModelAnswer))
+            ModelAnswer, await perform(self.turn, spec, b"%d" % number, self.system.registry.decoder(ModelAnswer))
         )
 
     async def _call_model(self, number: int, span: str) -> ModelAnswer:
@@ -271,7 +272,7 @@ class _Run:
             max_tokens=self.cls.max_tokens,
             output_schema=None if self.plain else schema_of(self.output),
         )
-        endpoint = self.system.endpoint_for(request.model)
+        endpoint = self.system.registry.endpoint_for(request.model)
         history: list[Past] = []
         while True:
             began_s = self.system.loop.time()
@@ -389,7 +390,7 @@ class _Run:
             bound = target.type.handlers["call"]
         else:
             assert each.owner is not None
-            type_ = system.type_of(each.owner)
+            type_ = system.registry.type_of(each.owner)
             # An agent as a tool starts a conversation of its own; another actor is the one with this agent's id.
             id = f"{self.agent.id}.{call.id}" if issubclass(each.owner, Agent) else self.agent.id
             target = system.target(type_, id)
@@ -405,7 +406,7 @@ class _Run:
             bound = type_.handlers[each.name]
         arguments = _arguments(bound.wire.signature, call)
         body, arguments = bound.wire.encode((), _as_dict(arguments))
-        return await self.turn.ask(target, bound, PLAIN, body, arguments, match=match)
+        return await asking.ask(self.turn, target, bound, PLAIN, body, arguments, match=match)
 
 
 def _as_dict(arguments: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from understudy.actors import asking, keys
 from understudy.actors.failures import to_error
 from understudy.actors.job import JobStatus
 from understudy.actors.turn import scope
@@ -56,7 +57,7 @@ class Jobs:
                 state,
                 now,
                 now + system.limits.result_ttl_s,
-                system.correlation_of(envelope),
+                system.recorder.correlation_of(envelope),
             )
         self._fresh[no] = outcome
         system.open_jobs.pop(no, None)
@@ -68,7 +69,7 @@ class Jobs:
             self._fresh.pop(no, None)
             if envelope.key is not None:
                 activation.on_disk = True
-                activation.purge_keys()
+                keys.purge_keys(activation)
 
         batch.after.append(durable)
 
@@ -104,13 +105,13 @@ class Jobs:
         if turn is None or turn.activation.system is not system:
             return self._open(await self.outcome(no), id, returns)
         turn.check(f"waiting for job {id}")
-        return self._open(await turn.wait_job(id, no), id, returns)
+        return self._open(await asking.wait_job(turn, id, no), id, returns)
 
     def _open(self, outcome: Outcome, id: str, returns: Any) -> Any:
         if outcome.value is not None:
-            return decode_or_suspend(self._system.decoder(returns), outcome.value, f"the result of job {id}")
+            return decode_or_suspend(self._system.registry.decoder(returns), outcome.value, f"the result of job {id}")
         assert outcome.failure is not None
-        raise to_error(outcome.failure, f"job {id}", self._system.declared_errors())
+        raise to_error(outcome.failure, f"job {id}", self._system.registry.declared_errors())
 
     async def outcome(self, no: int) -> Outcome:
         """Return the outcome of a kept message once it is durable.
@@ -133,7 +134,7 @@ class Jobs:
                     return found
             else:
                 self._actors[no] = system.open_jobs[no]
-            activation = system.activation_by_no(self._actors.get(no, 0))
+            activation = system.population.by_no(self._actors.get(no, 0))
             if activation is not None and activation.status == "suspended":
                 raise activation._suspended()
             return await waiter
@@ -160,7 +161,7 @@ class Jobs:
                 return None
             raise self._not_found(no)
         self._actors[no] = where.pending.actor
-        activation = await system.activation_of(where.pending.actor)
+        activation = await system.population.of_no(where.pending.actor)
         if activation is not None and activation.status == "suspended":
             raise activation._suspended()
         return None
@@ -190,7 +191,7 @@ class Jobs:
         if where.result is not None:
             return where.result.correlation
         envelope = where.pending or (where.dead.envelope if where.dead is not None else None)
-        return self._system.correlation_of(envelope) if envelope is not None else id
+        return self._system.recorder.correlation_of(envelope) if envelope is not None else id
 
     async def job_status(self, id: str) -> JobStatus:
         """Return where the job is."""
@@ -214,7 +215,7 @@ class Jobs:
             return JobStatus("running")
         if where.pending is None:
             raise self._not_found(no)
-        activation = system.activation_by_no(where.pending.actor) or await system.activation_of(where.pending.actor)
+        activation = system.population.by_no(where.pending.actor) or await system.population.of_no(where.pending.actor)
         if activation is not None and activation.status == "suspended":
             return JobStatus("suspended", activation.reason)
         due_at = where.pending.due_at or where.pending.not_before
@@ -232,7 +233,7 @@ class Jobs:
             turn.check(f"cancelling job {id}")
             if turn.no == no:
                 raise InvalidArguments("a turn cannot cancel its own message; raise a declared error instead.")
-        await system.cancel(no)
+        await system.withdrawals.cancel(no)
         if turn is None:
             await system.committer.wait_durable()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from understudy.actors import asking, keys
 from understudy.actors.handler import Options
 from understudy.actors.job import Job
 from understudy.actors.turn import scope
@@ -36,9 +37,9 @@ class ActorTarget:
         """Return the actor in memory, loaded; go on without an await after it, so that the order of senders holds."""
         activation = self.type.live.get(self.id)
         if activation is None:
-            activation = self.system.activate(self.type, self.id)
+            activation = self.system.population.activate(self.type, self.id)
         if not activation.is_open():
-            await activation.enter()
+            await activation.door.enter()
         return activation
 
     def _encoded(self, handler: BoundHandler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, Any]:
@@ -63,14 +64,14 @@ class ActorTarget:
         if turn is not None and turn.activation.system is system:
             turn.check(handler.where)
             body, arguments = self._encoded(handler, args, kwargs)
-            return await turn.ask(self, handler, options, body, arguments)
+            return await asking.ask(turn, self, handler, options, body, arguments)
         system.check_accepting()
         body, arguments = self._encoded(handler, args, kwargs)
         if system.committer.behind():
             await system.committer.wait_room()
         activation = await self.enter()
         if options.key is not None:
-            no = await activation.send_keyed(handler, options, body, arguments)
+            no = await keys.send_keyed(activation, handler, options, body, arguments)
             return handler.reply(await system.jobs.outcome(no))
         waiter = system.loop.create_future()
         activation.send(handler, options, body, arguments, waiter=waiter)
@@ -87,8 +88,8 @@ class ActorTarget:
             body, arguments = self._encoded(handler, args, kwargs)
             activation = await self.enter()
             if options.key is not None:
-                taken = await activation.find_key(handler, options.key, handler.wire.digest(arguments))
-                activation.release_door()
+                taken = await keys.find_key(activation, handler, options.key, handler.wire.digest(arguments))
+                activation.door.release()
                 if taken is not None:
                     return
             turn.check(handler.where)
@@ -100,7 +101,7 @@ class ActorTarget:
             await system.committer.wait_room()
         activation = await self.enter()
         if options.key is not None:
-            await activation.send_keyed(handler, options, body, arguments)
+            await keys.send_keyed(activation, handler, options, body, arguments)
         else:
             activation.send(handler, options, body, arguments)
         await system.committer.wait_durable()
@@ -115,14 +116,14 @@ class ActorTarget:
         if turn is not None and turn.activation.system is system:
             turn.check(handler.where)
             body, arguments = self._encoded(handler, args, kwargs)
-            return Job(system.jobs, await turn.submit(self, handler, options, body, arguments), returns)
+            return Job(system.jobs, await asking.submit(turn, self, handler, options, body, arguments), returns)
         system.check_accepting()
         body, arguments = self._encoded(handler, args, kwargs)
         if system.committer.behind():
             await system.committer.wait_room()
         activation = await self.enter()
         if options.key is not None:
-            no = await activation.send_keyed(handler, options, body, arguments)
+            no = await keys.send_keyed(activation, handler, options, body, arguments)
         else:
             no = activation.send(handler, options, body, arguments, keep=True).no
         await system.committer.wait_durable()

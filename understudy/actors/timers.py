@@ -114,17 +114,17 @@ class Timers:
     async def _fire(self, due: list[Timer]) -> None:
         """Deliver timers in order; their actors are brought back together."""
         system = self._system
-        await system.bring_back({timer.actor for timer in due})
+        await system.population.bring_back({timer.actor for timer in due})
         for timer in due:
             envelope = self._pending.pop(timer.no, None)
             known = envelope is not None
             envelope = envelope or await self._read(timer.no)
-            activation = await system.activation_of(timer.actor)
+            activation = await system.population.of_no(timer.actor)
             if envelope is None or activation is None:
                 continue  # Its code is not there: the mail waits.
             if not known:
                 envelope.waiter = system.asked.pop(timer.no, None)
-                system.hold_if_recovered(envelope, activation)
+                system.recovery.hold_if_recovered(envelope, activation)
             if timer.no in self._gone:
                 self._gone.discard(timer.no)
                 continue

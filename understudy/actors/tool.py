@@ -16,8 +16,9 @@ import msgspec
 from understudy.actors.actor import Actor
 from understudy.actors.handler import PLAIN, tool_name
 from understudy.actors.kinds import ActorType, BoundHandler
+from understudy.actors.performing import Interrupted, Spec, perform, run_function
 from understudy.actors.signature import Signature, Wire, check_annotations
-from understudy.actors.step import Interrupted, Spec, Step, perform, run_function
+from understudy.actors.step import Step
 from understudy.actors.turn import current_turn, scope
 from understudy.codec import Codec
 from understudy.errors import EncodingFailed, InvalidDefinition, LimitExceeded, OutcomeUnknown, StepFailed, StepTimeout

@@ -7,8 +7,7 @@ that the turn, delivered again, gets the outcomes instead of doing it again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,9 +15,6 @@ from uuid import UUID, uuid5
 
 from understudy.codec import decode_or_suspend, encode
 from understudy.errors import (
-    CallCycle,
-    Deadlock,
-    InvalidArguments,
     KeyConflict,
     LimitExceeded,
     NoTurn,
@@ -34,7 +30,6 @@ if TYPE_CHECKING:
     from understudy.actors.actor import Actor
     from understudy.actors.handler import Options
     from understudy.actors.kinds import BoundHandler
-    from understudy.actors.target import ActorTarget
     from understudy.mailbox.envelope import Envelope
 
 A = TypeVar("A", bound="Actor[Any, Any]")
@@ -144,7 +139,7 @@ class Turn:
 
     def resource(self, kind: type[T], /) -> T:
         """Return the object of that type from `System(resources=[...])`."""
-        return self.activation.system.resource(kind)
+        return self.activation.system.registry.resource(kind)
 
     # --- what the library does in it -------------------------------------------------------------------------------
 
@@ -330,49 +325,6 @@ class Turn:
         name, _, rest = slot.key.partition(b"\0")
         return f"{self.no}/{name.decode()}#{rest[:6].decode()}{rest[rest.rindex(b'#') :].decode()}"
 
-    async def ask(
-        self,
-        target: ActorTarget,
-        handler: BoundHandler,
-        options: Options,
-        body: bytes,
-        arguments: Any,
-        *,
-        match: bytes | None = None,
-    ) -> Any:
-        """Ask another actor as a step of this turn, and return the decoded reply.
-
-        The journal matches it by *match*: the digest of its arguments, unless given.
-        """
-        if options.delay_s is not None or options.at is not None:
-            raise InvalidArguments("an ask inside a turn cannot be delayed: use .tell or .submit with delay_s or at.")
-        name = f"ask {target.name}.{handler.name}"
-        if match is None:
-            match = handler.wire.digest(arguments)
-        slot = await self.claim(name, match, key=options.key)
-        if slot.outcome is not None:
-            if slot.child is not None:
-                self.replayed(handler.where, slot, target.type.role, str(slot.child))
-            return self._reply(handler, slot.outcome)
-        self.trace()
-        activation = await target.enter()
-        if slot.child is None and slot.outcome is None:
-            try:
-                self.check(name)
-                self._refuse_waiting_for_itself(activation, handler)
-                self.mark_started()
-                if options.key is None:
-                    activation.send(handler, options, body, arguments, sender=self, slot=slot)
-                else:
-                    await self._ask_keyed(activation, handler, options, body, arguments, slot)
-            except BaseException:
-                self.ensure_journal().drop(slot)
-                raise
-        with self._waiting_for(activation):
-            outcome = await slot.wait()
-        self.check(name)
-        return self._reply(handler, outcome)
-
     def _reply(self, handler: BoundHandler, outcome: Outcome) -> Any:
         if outcome.value is None:
             return handler.reply(outcome)  # raises
@@ -390,113 +342,6 @@ class Turn:
             self.ended = self.ended or "suspended"
             raise
 
-    @contextmanager
-    def _waiting_for(self, activation: Activation) -> Iterator[None]:
-        """Hold an edge in the graph of who waits for whom."""
-        waits = self.activation.waits
-        waits[activation] = waits.get(activation, 0) + 1
-        self.waiting += 1
-        if self.waiting == 1:
-            self.activation.waiting += 1
-        try:
-            yield
-        finally:
-            self.waiting -= 1
-            if not self.waiting:
-                self.activation.waiting -= 1
-            if waits[activation] == 1:
-                del waits[activation]
-            else:
-                waits[activation] -= 1
-
-    async def wait_job(self, id: str, no: int) -> Outcome:
-        """Return the outcome of a job, as a step of this turn."""
-        slot = await self.claim(f"job {id}", b"")
-        if slot.outcome is None:
-            system = self.activation.system
-            self.mark_started()
-            activation = system.activation_by_no(system.open_jobs.get(no, 0))
-            if activation is None:
-                self.activation.waits_unknown += 1
-                try:
-                    outcome = await system.jobs.outcome(no)
-                finally:
-                    self.activation.waits_unknown -= 1
-            else:
-                self._refuse_circle(activation, f"waits for job {id} of")
-                with self._waiting_for(activation):
-                    outcome = await system.jobs.outcome(no)
-            self.check(f"waiting for job {id}")
-            self.settle(slot, outcome)
-        assert slot.outcome is not None
-        return slot.outcome
-
-    async def submit(
-        self, target: ActorTarget, handler: BoundHandler, options: Options, body: bytes, arguments: Any
-    ) -> str:
-        """Submit a message as a step of this turn: it leaves at once and stays. Return the job's id."""
-        system = self.activation.system
-        name = f"submit {target.name}.{handler.name}"
-        slot = await self.claim(name, handler.wire.digest(arguments), key=options.key)
-        if slot.outcome is None:
-            self.trace()
-            try:
-                activation = await target.enter()
-                self.check(name)
-                self.mark_started()
-                if options.key is None:
-                    no = activation.send(handler, options, body, arguments, sender=self, keep=True).no
-                else:
-                    no = await activation.send_keyed(handler, options, body, arguments, sender=self)
-            except BaseException:
-                self.ensure_journal().drop(slot)
-                raise
-            # The message and the journal's row lie in one commit: a redelivered turn finds both or none.
-            self.settle(slot, Outcome(value=encode(system.job_id(no))))
-        assert slot.outcome is not None
-        assert slot.outcome.value is not None
-        id: str = system.decoder(str)(slot.outcome.value)
-        return id
-
-    async def _ask_keyed(
-        self, activation: Activation, handler: BoundHandler, options: Options, body: bytes, arguments: Any, slot: Slot
-    ) -> None:
-        no = await activation.send_keyed(handler, options, body, arguments, sender=self, slot=slot)
-        if slot.child is None:  # It joined an earlier message with this key.
-            self.settle(slot, await activation.system.jobs.outcome(no))
-
-    def _refuse_waiting_for_itself(self, activation: Activation, handler: BoundHandler) -> None:
-        mine = self.activation
-        for send in self.sends or ():
-            if send.activation is activation and send.options.delay_s is None and send.options.at is None:
-                raise InvalidArguments(
-                    f"{handler.where} is asked while a message told to {activation.name} earlier in this turn has not "
-                    "left: the ask would overtake it. Ask first, or tell from another turn."
-                )
-        chain = self.envelope.head.chain
-        if len(chain) + 1 >= mine.system.limits.call_depth:
-            raise LimitExceeded(
-                f"asks are nested deeper than Limits.call_depth={mine.system.limits.call_depth}.",
-                limit="call_depth",
-                value=len(chain) + 1,
-                value_max=mine.system.limits.call_depth,
-            )
-        self._refuse_circle(activation, "asks")
-
-    def _refuse_circle(self, activation: Activation, verb: str) -> None:
-        mine = self.activation
-        if activation.free_slots() > 0 and activation is not mine:
-            return
-        if activation is mine or activation.no in self.envelope.head.chain:
-            raise CallCycle(
-                f"{mine.name} {verb} {activation.name}, which waits for this very turn: it would wait for itself. "
-                "Use .tell, or call the method on self."
-            )
-        if activation.waits_for(mine):
-            raise Deadlock(
-                f"{mine.name} {verb} {activation.name}, which waits for {mine.name}: both would wait for ever."
-            )
-
     # --- trace -----------------------------------------------------------------------------------------------------
 
     def trace(self) -> None:
@@ -505,7 +350,7 @@ class Turn:
             return
         self.traced = True
         envelope, activation = self.envelope, self.activation
-        activation.system.emit(
+        activation.system.recorder.emit(
             TurnStarted(
                 at=self.began_s,
                 correlation=envelope.head.correlation,
@@ -527,7 +372,7 @@ class Turn:
         """Put an event of this turn into the trace, in the next commit."""
         system = self.activation.system
         head = self.envelope.head
-        system.emit(
+        system.recorder.emit(
             event(
                 at=system.wall(),
                 correlation=head.correlation,

@@ -17,6 +17,7 @@ from understudy.testing.answers import (
     thinks,
     together,
 )
+from understudy.testing.crash import Boundary, CrashReport, CrashTestFailed, World, crash_at_every_point
 from understudy.testing.fake_anthropic import FakeAnthropic, PaidCall
 from understudy.testing.stores import FaultyStore, InlineSQLiteStore
 from understudy.testing.virtual_time import VirtualTimeLoop
@@ -24,14 +25,19 @@ from understudy.testing.wire import FakeRequest
 
 __all__ = [
     "Answer",
+    "Boundary",
+    "CrashReport",
+    "CrashTestFailed",
     "FakeAnthropic",
     "FakeRequest",
     "FaultyStore",
     "InlineSQLiteStore",
     "PaidCall",
     "VirtualTimeLoop",
+    "World",
     "broken_tool_json",
     "calls",
+    "crash_at_every_point",
     "cut_by_max_tokens",
     "drops",
     "ends_early",

@@ -36,7 +36,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 import msgspec
 from typing_extensions import override
 
-from understudy.actors import step
+from understudy.actors import performing
 from understudy.mailbox.commit import Batch
 from understudy.testing.stores import InlineSQLiteStore
 from understudy.testing.virtual_time import VirtualTimeLoop
@@ -287,9 +287,9 @@ def _live(directory: Path, life: int, die_at: int, workload: Workload) -> None:
     _points = _Points(world, die_at)
     points = _points
     random.seed(life)  # Back-offs spread; each run must spread alike.
-    bodies = step._run
+    bodies = performing._run
 
-    async def body(turn: Any, spec: step.Spec, slot: Any) -> Any:
+    async def body(turn: Any, spec: performing.Spec, slot: Any) -> Any:
         name = f"of {spec.role} {spec.name} in turn {turn.no} of {turn.activation.name}"
         points.reach("body begins", name)
         try:
@@ -297,7 +297,7 @@ def _live(directory: Path, life: int, die_at: int, workload: Workload) -> None:
         finally:
             points.reach("body ended", name)
 
-    step._run = body
+    performing._run = body
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         loop = cast(VirtualTimeLoop, runner.get_loop())
         walls = _lines(directory / "wall")

@@ -301,7 +301,7 @@ async def test_turn_that_told_too_much_for_a_mailbox_sends_nothing(path: Path) -
             await system.actor(Busy, "b").send(11)
         await system.actor(Busy, "b").send(10)
 
-        assert system._types["keeper"].live["k"].reserved == 0
+        assert system.registry.types["keeper"].live["k"].reserved == 0
 
 
 @pytest.mark.parametrize(("count", "fits"), [(4, True), (5, True), (6, False)])

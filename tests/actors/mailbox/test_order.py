@@ -72,7 +72,7 @@ async def test_memory_holds_a_window_of_a_long_mailbox_and_order_is_kept(path: P
         await asyncio.sleep(1)
         await asyncio.gather(*(checker.check.tell(number) for number in range(10_000)))
 
-        assert len(system._types["checker"].live["c"].inbox or ()) == 256
+        assert len(system.registry.types["checker"].live["c"].inbox or ()) == 256
         await busy
         assert await checker.tally() == (9_999, 0)
 
@@ -196,7 +196,7 @@ async def test_actor_whose_next_window_is_being_read_does_not_leave_memory(path:
         for number in range(10):
             await system.actor(Checker, f"other {number}").tally()
 
-        assert "c" in system._types["counter"].live
+        assert "c" in system.registry.types["counter"].live
         assert store.gate is not None
         store.gate.set()
         store.gate = None

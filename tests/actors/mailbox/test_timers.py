@@ -206,7 +206,7 @@ async def test_thousands_of_timers_after_an_outage_are_read_in_pages(path: Path)
         peak = 0
         for _ in range(2000):
             await asyncio.sleep(0.01)
-            peak = max(peak, system._live)
+            peak = max(peak, system.population.live)
 
         rung = [number for i in range(2500) for number in await numbers(system, f"b{i}")]
         assert rung == list(range(2500))

@@ -50,7 +50,7 @@ def system_at(path: Path, **limits: float) -> System:
 
 
 def in_memory(system: System) -> set[str]:
-    return {f"{type.kind}/{id}" for type in system._types.values() for id in type.live}
+    return {f"{type.kind}/{id}" for type in system.registry.types.values() for id in type.live}
 
 
 async def test_idle_actor_leaves_memory_and_comes_back_with_its_state(path: Path) -> None:

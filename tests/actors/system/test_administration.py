@@ -90,7 +90,7 @@ async def test_listener_that_goes_disturbs_nobody(path: Path) -> None:
         await stream.aclose()
 
         await system.actor(Pad, "p").write("b")
-        assert not system._listeners
+        assert not system.recorder.listeners
 
 
 async def test_dead_letter_tells_the_message_the_error_and_its_traceback(path: Path) -> None:

@@ -1,0 +1,177 @@
+"""What a turn asks of others while it runs: asks, submits, waits for jobs. Each is a step: it leaves at once and stays.
+
+Who waits for whom is a graph in memory; an ask that would close a circle is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from understudy.actors import keys
+from understudy.codec import encode
+from understudy.errors import CallCycle, Deadlock, InvalidArguments, LimitExceeded
+from understudy.mailbox.journal import Outcome, Slot
+
+if TYPE_CHECKING:
+    from understudy.actors.activation import Activation
+    from understudy.actors.handler import Options
+    from understudy.actors.kinds import BoundHandler
+    from understudy.actors.target import ActorTarget
+    from understudy.actors.turn import Turn
+
+
+async def ask(
+    turn: Turn,
+    target: ActorTarget,
+    handler: BoundHandler,
+    options: Options,
+    body: bytes,
+    arguments: Any,
+    *,
+    match: bytes | None = None,
+) -> Any:
+    """Ask another actor as a step of this turn, and return the decoded reply.
+
+    The journal matches it by *match*: the digest of its arguments, unless given.
+    """
+    if options.delay_s is not None or options.at is not None:
+        raise InvalidArguments("an ask inside a turn cannot be delayed: use .tell or .submit with delay_s or at.")
+    name = f"ask {target.name}.{handler.name}"
+    if match is None:
+        match = handler.wire.digest(arguments)
+    slot = await turn.claim(name, match, key=options.key)
+    if slot.outcome is not None:
+        if slot.child is not None:
+            turn.replayed(handler.where, slot, target.type.role, str(slot.child))
+        return turn._reply(handler, slot.outcome)
+    turn.trace()
+    activation = await target.enter()
+    if slot.child is None and slot.outcome is None:
+        try:
+            turn.check(name)
+            _refuse_waiting_for_itself(turn, activation, handler)
+            turn.mark_started()
+            if options.key is None:
+                activation.send(handler, options, body, arguments, sender=turn, slot=slot)
+            else:
+                await _ask_keyed(turn, activation, handler, options, body, arguments, slot)
+        except BaseException:
+            turn.ensure_journal().drop(slot)
+            raise
+    with _waiting_for(turn, activation):
+        outcome = await slot.wait()
+    turn.check(name)
+    return turn._reply(handler, outcome)
+
+
+@contextmanager
+def _waiting_for(turn: Turn, activation: Activation) -> Iterator[None]:
+    """Hold an edge in the graph of who waits for whom."""
+    waits = turn.activation.waits
+    waits[activation] = waits.get(activation, 0) + 1
+    turn.waiting += 1
+    if turn.waiting == 1:
+        turn.activation.waiting += 1
+    try:
+        yield
+    finally:
+        turn.waiting -= 1
+        if not turn.waiting:
+            turn.activation.waiting -= 1
+        if waits[activation] == 1:
+            del waits[activation]
+        else:
+            waits[activation] -= 1
+
+
+async def wait_job(turn: Turn, id: str, no: int) -> Outcome:
+    """Return the outcome of a job, as a step of this turn."""
+    slot = await turn.claim(f"job {id}", b"")
+    if slot.outcome is None:
+        system = turn.activation.system
+        turn.mark_started()
+        activation = system.population.by_no(system.open_jobs.get(no, 0))
+        if activation is None:
+            turn.activation.waits_unknown += 1
+            try:
+                outcome = await system.jobs.outcome(no)
+            finally:
+                turn.activation.waits_unknown -= 1
+        else:
+            _refuse_circle(turn, activation, f"waits for job {id} of")
+            with _waiting_for(turn, activation):
+                outcome = await system.jobs.outcome(no)
+        turn.check(f"waiting for job {id}")
+        turn.settle(slot, outcome)
+    assert slot.outcome is not None
+    return slot.outcome
+
+
+async def submit(
+    turn: Turn, target: ActorTarget, handler: BoundHandler, options: Options, body: bytes, arguments: Any
+) -> str:
+    """Submit a message as a step of this turn: it leaves at once and stays. Return the job's id."""
+    system = turn.activation.system
+    name = f"submit {target.name}.{handler.name}"
+    slot = await turn.claim(name, handler.wire.digest(arguments), key=options.key)
+    if slot.outcome is None:
+        turn.trace()
+        try:
+            activation = await target.enter()
+            turn.check(name)
+            turn.mark_started()
+            if options.key is None:
+                no = activation.send(handler, options, body, arguments, sender=turn, keep=True).no
+            else:
+                no = await keys.send_keyed(activation, handler, options, body, arguments, sender=turn)
+        except BaseException:
+            turn.ensure_journal().drop(slot)
+            raise
+        # The message and the journal's row lie in one commit: a redelivered turn finds both or none.
+        turn.settle(slot, Outcome(value=encode(system.job_id(no))))
+    assert slot.outcome is not None
+    assert slot.outcome.value is not None
+    id: str = system.registry.decoder(str)(slot.outcome.value)
+    return id
+
+
+async def _ask_keyed(
+    turn: Turn, activation: Activation, handler: BoundHandler, options: Options, body: bytes, arguments: Any, slot: Slot
+) -> None:
+    no = await keys.send_keyed(activation, handler, options, body, arguments, sender=turn, slot=slot)
+    if slot.child is None:  # It joined an earlier message with this key.
+        turn.settle(slot, await activation.system.jobs.outcome(no))
+
+
+def _refuse_waiting_for_itself(turn: Turn, activation: Activation, handler: BoundHandler) -> None:
+    mine = turn.activation
+    for send in turn.sends or ():
+        if send.activation is activation and send.options.delay_s is None and send.options.at is None:
+            raise InvalidArguments(
+                f"{handler.where} is asked while a message told to {activation.name} earlier in this turn has not "
+                "left: the ask would overtake it. Ask first, or tell from another turn."
+            )
+    chain = turn.envelope.head.chain
+    if len(chain) + 1 >= mine.system.limits.call_depth:
+        raise LimitExceeded(
+            f"asks are nested deeper than Limits.call_depth={mine.system.limits.call_depth}.",
+            limit="call_depth",
+            value=len(chain) + 1,
+            value_max=mine.system.limits.call_depth,
+        )
+    _refuse_circle(turn, activation, "asks")
+
+
+def _refuse_circle(turn: Turn, activation: Activation, verb: str) -> None:
+    mine = turn.activation
+    if activation.free_slots() > 0 and activation is not mine:
+        return
+    if activation is mine or activation.no in turn.envelope.head.chain:
+        raise CallCycle(
+            f"{mine.name} {verb} {activation.name}, which waits for this very turn: it would wait for itself. "
+            "Use .tell, or call the method on turn."
+        )
+    if activation.waits_for(mine):
+        raise Deadlock(f"{mine.name} {verb} {activation.name}, which waits for {mine.name}: both would wait for ever.")

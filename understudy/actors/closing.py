@@ -1,0 +1,87 @@
+"""How a system ends: running turns get their time, the others are put back, and nobody is left waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from understudy.actors.activation import closed_error
+from understudy.events import SystemStopped
+
+if TYPE_CHECKING:
+    from understudy.actors.system import System
+
+
+async def close(system: System) -> None:
+    """Close everything in reverse order of its opening; what is unfinished goes on at the next opening."""
+    system.accepting = False
+    interrupted = 0
+    await system.timers.stop()
+    if system.failure is None:
+        await _drain(system)
+        system._ending = True
+        for turn in list(system.turns.values()):
+            if turn.ended != "finished":
+                interrupted += 1
+            turn.stop("shutdown")
+    await _settle_turns(system)
+    if system.failure is None:
+        await system.population.stop_objects()
+    system.usable = False
+    refuse_waiters(system)
+    for task in list(system._tasks):
+        task.cancel()
+    if system._tasks:
+        await asyncio.wait(system._tasks)
+    if system.failure is None:
+        system.recorder.emit(
+            SystemStopped(
+                at=system.wall(),
+                correlation="system",
+                span=f"life {system.life}",
+                life=system.life,
+                interrupted=interrupted,
+            )
+        )
+    await system.committer.stop()
+    await system.store.close(clean=system.failure is None)
+    for endpoint in system.registry.endpoints:
+        await endpoint.close()
+    for queue in system.recorder.listeners:
+        queue.put_nowait(None)
+    for type in system.registry.types.values():
+        type.live.clear()
+    system.population.active.clear()
+
+
+async def _drain(system: System) -> None:
+    """Let running turns finish, within the grace period."""
+    try:
+        async with asyncio.timeout(system.limits.grace_s):
+            while system.turn_tasks and any(not turn.ended for turn in system.turns.values()):
+                await asyncio.wait(system.turn_tasks, return_when=asyncio.FIRST_COMPLETED)
+    except TimeoutError:
+        pass
+
+
+async def _settle_turns(system: System) -> None:
+    while system.turn_tasks:
+        await asyncio.wait(system.turn_tasks)
+
+
+def refuse_waiters(system: System) -> None:
+    """Tell everybody who still waits that no answer will come in this life."""
+    error = system.failure or closed_error()
+    waiters = [*system.asked.values(), *system.timers.waiters()]
+    for type in system.registry.types.values():
+        for activation in type.live.values():
+            activation.door.refuse_all(error)
+            waiters.extend(envelope.waiter for envelope in activation.inbox or () if envelope.waiter is not None)
+    waiters.extend(turn.envelope.waiter for turn in system.turns.values() if turn.envelope.waiter is not None)
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(error)
+            waiter.exception()
+    system.jobs.refuse_all(error)
+    for handle in system.withdrawals.deadlines.values():
+        handle.cancel()

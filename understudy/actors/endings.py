@@ -1,0 +1,276 @@
+"""How a turn or a message ends other than well: answered, retried, given up, withdrawn, put back.
+
+Each is decided once and goes into one batch; what the turn told is dropped, what its steps did stays journaled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from understudy.actors.failures import declared_as, to_error, to_failure
+from understudy.codec import encode
+from understudy.errors import DeadlineExceeded, JobCancelled, StateUndecodable
+from understudy.events import (
+    ActorRestarted,
+    MessageCancelled,
+    MessageDeadLettered,
+    MessageExpired,
+    TurnEndedBySystem,
+    TurnFailed,
+    TurnFinished,
+)
+from understudy.mailbox.commit import Batch, DeadLetter
+from understudy.mailbox.envelope import Envelope
+from understudy.mailbox.journal import Failure, JournalEntry, Outcome
+from understudy.supervisor.policy import Past, decide, deciding_rule
+
+if TYPE_CHECKING:
+    from understudy.actors.activation import Activation
+    from understudy.actors.kinds import BoundHandler
+    from understudy.actors.turn import Turn
+
+_decode_history = msgspec.msgpack.Decoder(list[Past]).decode
+_VOID = Outcome()
+
+
+async def failed(activation: Activation, turn: Turn, handler: BoundHandler | None, error: BaseException) -> bool:
+    """Decide about an attempt that did not finish; return whether to try again now."""
+    system = activation.system
+    stopped = turn.stopped
+    if turn.ended == "finished":
+        raise error  # It failed half-way through its own commit.
+    turn.ended = turn.ended or "failed"
+    while True:
+        try:
+            await turn.close_steps()
+            break
+        except asyncio.CancelledError:
+            pass  # By the system, which has said why in `turn.stopped`; the steps are closed first all the same.
+    stopped = stopped or turn.stopped
+    for send in turn.sends or ():
+        send.activation.reserved -= 1
+        if send.options.key is not None:
+            send.activation.key_holds -= 1
+    if system.failure is not None:
+        return False
+    envelope = turn.envelope
+    if stopped is not None:
+        activation._roll_back(new_object=True)
+        put_back(activation, turn, stopped)
+        return False
+    if turn.journal is not None and turn.journal.undecodable is not None:
+        reason = str(turn.journal.undecodable)
+        put_back(activation, turn, "suspended")
+        activation.suspend(reason)
+        return False
+    if not isinstance(error, Exception):
+        error = RuntimeError(f"the turn's own code cancelled it ({type(error).__name__})")
+    if handler is None:
+        activation._roll_back(new_object=False)
+        give_up(activation, envelope, to_failure(error), "its handler is gone", turn)
+        return False
+    if declared_as(error, handler.raises):
+        activation._roll_back(new_object=False)
+        answer(activation, turn, to_failure(error, handler.raises), handler)
+        return False
+    history = tuple(_decode_history(envelope.history)) if envelope.history else ()
+    decision = decide(activation.type.policy, error, history)
+    activation._roll_back(new_object=decision.verb != "retry")
+    if decision.verb == "answer":
+        answer(activation, turn, to_failure(error), handler)
+        return False
+    failure = to_failure(error)
+    turn.emit(
+        TurnFailed,
+        kind=activation.type.kind,
+        actor=activation.id,
+        handler=envelope.handler,
+        attempt=turn.attempt,
+        error=failure.type,
+        message=failure.message,
+        decision=decision.verb,
+        reason=decision.reason,
+        delay_s=decision.delay_s,
+        duration_s=system.wall() - turn.began_s,
+    )
+    if decision.verb == "dead_letter":
+        give_up(activation, envelope, failure, decision.reason, turn)
+        return False
+    envelope.attempts += 1
+    envelope.history = encode([*history, Past(type(error).__name__, deciding_rule(activation.type.policy, error))])
+    envelope.not_before = system.wall() + decision.delay_s
+    batch = system.committer.touch()
+    batch.note_progress(envelope)
+    if turn.journal is not None:
+        for slot in turn.journal.start_attempt(forget_failures=True):
+            batch.journal[(envelope.no, slot.key)] = JournalEntry(envelope.no, slot.key, _VOID, slot.after)
+            turn.journal.wrote(batch.number)
+    if decision.verb == "restart":
+        turn.emit(ActorRestarted, kind=activation.type.kind, actor=activation.id, reason=decision.reason)
+    try:
+        await asyncio.sleep(decision.delay_s)
+    except asyncio.CancelledError:
+        if turn.stopped is not None and system.failure is None:
+            put_back(activation, turn, turn.stopped)
+        return False
+    return True
+
+
+def put_back(activation: Activation, turn: Turn, reason: str) -> None:
+    """The system ended the turn: no attempt, no crash."""
+    envelope = turn.envelope
+    if reason == "cancelled":
+        return  # What became of the message was decided with the cancellation.
+    if reason == "deadline":
+        expire(activation, envelope)
+        return
+    if turn.journal is not None:
+        turn.journal.start_attempt(forget_failures=False)
+    if envelope.started > 0:
+        envelope.started = -1
+        activation.system.committer.touch().note_progress(envelope)
+    if turn.traced:
+        turn.emit(TurnEndedBySystem, reason=reason)
+    if activation.inbox is None:
+        activation.inbox = deque()
+    activation.inbox.appendleft(envelope)
+
+
+def hold(activation: Activation, envelope: Envelope, error: StateUndecodable) -> None:
+    """Put the message back and suspend the actor: no object can be made of its state."""
+    if activation.inbox is None:
+        activation.inbox = deque()
+    activation.inbox.appendleft(envelope)
+    activation.suspend(str(error))
+
+
+def answer(activation: Activation, turn: Turn, failure: Failure, handler: BoundHandler) -> None:
+    """Finish the message with an error that is its answer; nothing else of the turn stays."""
+    system = activation.system
+    envelope = turn.envelope
+    batch = system.committer.touch()
+    if turn.journal is not None:
+        close_journal(activation, batch, turn)
+    batch.finish(envelope)
+    activation.depth -= 1
+    _release_failure(activation, batch, envelope, failure, handler)
+    counter = batch.turns.setdefault((activation.type.kind, envelope.handler), [0, 0])
+    counter[1] += 1
+    turn.trace()
+    turn.emit(TurnFinished, duration_s=system.wall() - turn.began_s, answered=failure.type)
+    activation.finished_in = batch.number
+
+
+def give_up(
+    activation: Activation, envelope: Envelope, failure: Failure, reason: str, turn: Turn | None = None
+) -> None:
+    """Make the message a dead letter; its journal stays with it."""
+    system = activation.system
+    batch = system.committer.touch()
+    failure = msgspec.structs.replace(failure, dead_letter=system.job_id(envelope.no))
+    batch.finish(envelope)
+    batch.dead[envelope.no] = DeadLetter(envelope, failure, system.wall())
+    batch.work += 1
+    activation.depth -= 1
+    system.journals.pop(envelope.no, None)
+    counter = batch.turns.setdefault((activation.type.kind, envelope.handler), [0, 0])
+    counter[1] += 1
+    _release_failure(activation, batch, envelope, failure, activation.type.handlers.get(envelope.handler))
+    if turn is not None:
+        turn.trace()
+    _close_log(activation, batch, turn, f"{failure.type}: {failure.message}")
+    system.recorder.emit_for(
+        envelope,
+        MessageDeadLettered,
+        kind=activation.type.kind,
+        actor=activation.id,
+        handler=envelope.handler,
+        error=failure.type,
+        message=failure.message,
+        attempts=envelope.attempts + 1,
+        crashes=envelope.crashes,
+        reason=reason,
+    )
+    activation.finished_in = batch.number
+
+
+def _release_failure(
+    activation: Activation,
+    batch: Batch,
+    envelope: Envelope,
+    failure: Failure,
+    handler: BoundHandler | None,
+    state: str = "failed",
+) -> None:
+    if envelope.waiter is not None:
+        raises = handler.raises if handler is not None else ()
+        error = to_error(failure, f"{activation.type.kind}.{envelope.handler}", raises)
+        activation.system.committer.release(envelope.waiter, error)
+    settle(activation, batch, envelope, Outcome(failure=failure), state)
+
+
+def expire(activation: Activation, envelope: Envelope) -> None:
+    """Finish a message whose deadline has passed."""
+    _withdraw(activation, envelope, DeadlineExceeded, "its deadline passed before its turn committed", MessageExpired)
+
+
+def cancel(activation: Activation, envelope: Envelope) -> None:
+    """Finish a message that was cancelled."""
+    _withdraw(activation, envelope, JobCancelled, "it was cancelled", MessageCancelled)
+
+
+def _withdraw(activation: Activation, envelope: Envelope, error: type[Exception], why: str, event: Any) -> None:
+    system = activation.system
+    batch = system.committer.touch()
+    journal = system.journals.pop(envelope.no, None)
+    if journal is not None:
+        for key in journal.slots:
+            batch.journal.pop((journal.message, key), None)
+    batch.forgotten.append(envelope.no)
+    batch.finish(envelope)
+    activation.depth -= 1
+    _close_log(activation, batch, system.turns.get(envelope.no), why)
+    failure = Failure("own", error.__name__, f"{activation.name}.{envelope.handler}: {why}.")
+    _release_failure(activation, batch, envelope, failure, None, "cancelled")
+    system.recorder.emit_for(envelope, event, kind=activation.type.kind, actor=activation.id, handler=envelope.handler)
+    if activation.keys and envelope.key is not None:
+        activation.keys.pop((envelope.handler, envelope.key), None)  # A cancelled key is free again.
+    activation.finished_in = batch.number
+
+
+def settle(activation: Activation, batch: Batch, envelope: Envelope, outcome: Outcome, state: str) -> None:
+    """Give the outcome to the turn that asked, and keep it when it is to be kept."""
+    system = activation.system
+    if envelope.caller is not None:
+        assert envelope.caller_key is not None
+        if envelope.no in system.unasked:
+            system.unasked.discard(envelope.no)
+        else:
+            system.deliver(batch, envelope.caller, envelope.caller_key, outcome)
+    if envelope.head.keep:
+        system.jobs.keep(batch, activation, envelope, outcome, state)
+
+
+def close_journal(activation: Activation, batch: Batch, turn: Turn) -> None:
+    """Drop what the journal holds: the message has ended."""
+    journal = turn.journal
+    assert journal is not None
+    activation.system.journals.pop(journal.message, None)
+    for key, slot in journal.slots.items():
+        batch.journal.pop((journal.message, key), None)
+        if slot.child is not None and slot.outcome is None:
+            activation.system.unasked.add(slot.child)  # Its reply has no reader any more.
+    if journal.stored or journal.batch not in (0, batch.number):
+        batch.forgotten.append(journal.message)
+
+
+def _close_log(activation: Activation, batch: Batch, turn: Turn | None, why: str) -> None:
+    """Keep what a run that ends without an answer has done: the agent remembers it."""
+    if turn is None or not turn.records or not activation.type.has_log:
+        return
+    ended = activation.type.cls.log_closing([entry for entry, _ in turn.records], why)
+    activation.state.append(batch, [*turn.records, *((entry, encode(entry)) for entry in ended)], None)

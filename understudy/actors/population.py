@@ -1,0 +1,142 @@
+"""Which actors are in memory: they come with their first message, loaded many at a time, and leave when they are idle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from understudy.actors.activation import Activation
+from understudy.actors.kinds import ActorType
+
+if TYPE_CHECKING:
+    from understudy.actors.system import System
+
+logger = logging.getLogger(__name__)
+_PAGE = 512  # actors read at a time
+
+
+class Population:
+    """The actors of one system that are alive in memory."""
+
+    def __init__(self, system: System, last_actor: int) -> None:
+        self._system = system
+        self.active: dict[int, Activation] = {}  # by number
+        self.live = 0
+        self.last_actor = last_actor
+        self._to_load: list[Activation] = []
+        self._loading = False
+
+    def activate(self, type: ActorType, id: str) -> Activation:
+        """Return the actor, coming to life; its door opens when it has been loaded."""
+        activation = type.live[id] = Activation(self._system, type, id)
+        activation.used_at = self._system.loop.time()
+        self.live += 1
+        self._to_load.append(activation)
+        if not self._loading:
+            self._loading = True
+            self._system.spawn(self._load(), "load")
+        return activation
+
+    async def _load(self) -> None:
+        """Load actors, everyone that arrived meanwhile in one read."""
+        try:
+            while self._to_load:
+                await asyncio.sleep(0)
+                page, self._to_load = self._to_load[:_PAGE], self._to_load[_PAGE:]
+                await self._load_page(page)
+        finally:
+            self._loading = False
+        if self.live > self._system.limits.active_max:
+            self.make_room()
+
+    async def _load_page(self, page: list[Activation]) -> None:
+        records = await self._system.store.load(
+            [(each.type.kind, each.id) for each in page], self._system.limits.window_messages
+        )
+        for activation, record in zip(page, records, strict=True):
+            await activation.loaded(record)
+            if activation.no:
+                self.active[activation.no] = activation
+            activation.ready = True
+            activation.door.let_in()
+            activation.pump()
+
+    def next_actor(self, activation: Activation) -> int:
+        """Return the number of a new actor."""
+        self.last_actor += 1
+        self.active[self.last_actor] = activation
+        return self.last_actor
+
+    def by_no(self, no: int) -> Activation | None:
+        """Return the actor with this number when it is in memory."""
+        return self.active.get(no)
+
+    async def of_no(self, no: int) -> Activation | None:
+        """Return the actor with this number, loaded; None when its class is not registered."""
+        activation = self.active.get(no)
+        if activation is None:
+            (record,) = await self._system.store.load([no], 0)
+            if record is None or record.kind not in self._system.registry.types:
+                return None
+            type = self._system.registry.types[record.kind]
+            activation = type.live.get(record.id) or self.activate(type, record.id)
+        if not activation.ready:
+            await activation.door.enter()
+        return activation
+
+    async def bring_back(self, numbers: Collection[int]) -> None:
+        """Bring actors to life, those whose class is registered, with few reads."""
+        missing = [no for no in numbers if no not in self.active]
+        woken: list[Activation] = []
+        for record in await self._system.store.load(missing, 0) if missing else ():
+            if record is not None and record.kind in self._system.registry.types:
+                type = self._system.registry.types[record.kind]
+                if record.id not in type.live:
+                    woken.append(self.activate(type, record.id))
+        for activation in woken:
+            if not activation.ready:
+                await activation.door.enter()
+
+    def make_room(self) -> None:
+        """Let the actors that were unused for longest leave memory."""
+        surplus = self.live - self._system.limits.active_max * 9 // 10
+        idle = [
+            each for type in self._system.registry.types.values() for each in type.live.values() if each.may_leave()
+        ]
+        idle.sort(key=lambda each: each.used_at)
+        for activation in idle[:surplus]:
+            self.passivate(activation)
+
+    def passivate(self, activation: Activation) -> None:
+        """Let an actor leave memory."""
+        if activation.type.live.pop(activation.id, None) is not None:
+            self.live -= 1
+        self.active.pop(activation.no, None)
+        if activation.type.stops and activation.object is not None:
+            self._system.spawn(self._stop_object(activation), "on_stop")
+
+    async def _stop_object(self, activation: Activation) -> None:
+        """Let the user's object release what it took; its error is told, and stops nobody."""
+        made, type = activation.object, activation.type
+        if made is None or not type.stops or (type.starts and not made.__dict__.get("_started")):
+            return
+        try:
+            await made.on_stop()
+        except Exception:
+            logger.exception("actor.on_stop_failed", extra={"kind": type.kind, "actor_id": activation.id})
+
+    async def stop_objects(self) -> None:
+        """Let the objects of actors in memory release what they took, within the grace period."""
+        stops = [
+            self._stop_object(each)
+            for type in self._system.registry.types.values()
+            if type.stops
+            for each in type.live.values()
+        ]
+        try:
+            async with asyncio.timeout(self._system.limits.grace_s):
+                await asyncio.gather(*stops)
+        except TimeoutError:
+            logger.warning("system.on_stop_late", extra={"grace_s": self._system.limits.grace_s})

@@ -1,0 +1,73 @@
+"""Events on their way into the trace: each lies in the same commit as what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from understudy.actors.activation import Activation
+from understudy.codec import encode
+from understudy.events import Event, TraceEvent
+from understudy.mailbox.envelope import Envelope
+
+if TYPE_CHECKING:
+    from understudy.actors.system import System
+
+
+class Recorder:
+    """The trace of one system, as it is written."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self.listeners: set[asyncio.Queue[bytes | None]] = set()
+
+    def correlation_of(self, envelope: Envelope) -> str:
+        """Return the root of the tree that the message belongs to."""
+        return envelope.head.correlation or self._system.job_id(envelope.no)
+
+    def emit(self, event: TraceEvent) -> None:
+        """Put an event into the next commit."""
+        batch = self._system.committer.touch()
+        if not event.correlation:
+            event = msgspec.structs.replace(event, correlation=self._system.job_id(int(event.span.partition("/")[0])))
+        batch.traces.append((event.at, event.correlation, encode(event)))
+        batch.work += 1
+
+    def emit_for(self, envelope: Envelope, event: type[TraceEvent], **facts: Any) -> None:
+        """Put an event about a message into the next commit."""
+        self.emit(
+            event(
+                at=self._system.wall(),
+                correlation=self.correlation_of(envelope),
+                span=str(envelope.no),
+                parent=envelope.head.parent,
+                life=self._system.life,
+                **facts,
+            )
+        )
+
+    def emit_actor(self, event: Callable[..., TraceEvent], activation: Activation, **facts: Any) -> None:
+        """Put an event about an actor into the next commit."""
+        self.emit(
+            event(
+                at=self._system.wall(),
+                correlation=f"actor {activation.name}",
+                span=f"actor {activation.name}",
+                life=self._system.life,
+                kind=activation.type.kind,
+                actor=activation.id,
+                **facts,
+            )
+        )
+
+    async def events_of(self, correlation: str) -> list[TraceEvent]:
+        """Return the stored events of one tree."""
+        events: list[TraceEvent] = []
+        after = 0
+        while rows := await self._system.store.traces(correlation, after, 1_000):
+            after = rows[-1].no
+            events.extend(self._system.registry.decoder(Event)(row.body) for row in rows)
+        return events

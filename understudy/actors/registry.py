@@ -1,0 +1,126 @@
+"""What one system was given: actor classes, tools, endpoints, resources; and the decoders that their types need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from understudy.actors.actor import Actor
+from understudy.actors.agent import Agent
+from understudy.actors.job import Job
+from understudy.actors.kinds import ActorType
+from understudy.actors.reach import reached
+from understudy.actors.tool import Tool, ToolType
+from understudy.codec import Codec
+from understudy.endpoint.endpoint import Endpoint
+from understudy.errors import InvalidDefinition, NotRegistered
+
+if TYPE_CHECKING:
+    from understudy.actors.system import System
+
+T = TypeVar("T")
+
+
+class Registry:
+    """The classes, tools, endpoints and resources of one system."""
+
+    def __init__(
+        self, system: System, children: Sequence[Any], endpoints: Sequence[Endpoint], resources: Sequence[object]
+    ) -> None:
+        self._system = system
+        self.endpoints = tuple(endpoints)
+        self.resources = tuple(resources)
+        self.types: dict[str, ActorType] = {}
+        self.codec = Codec(self.revive)
+        self.decoders: dict[Any, Callable[[bytes], Any]] = {}
+        for each in reached(children):
+            if isinstance(each, Tool):
+                self.add_tool(each)
+            else:
+                self.add(each)
+
+    def add(self, cls: type[Actor[Any, Any]]) -> None:
+        """Take an actor class; raises `InvalidDefinition` when its kind is taken."""
+        other = self.types.get(cls.kind)
+        if other is not None:
+            if other.cls is cls:
+                return
+            raise InvalidDefinition(
+                f"{cls.__qualname__} and {other.cls.__qualname__} have one kind, {cls.kind!r}: give one of them "
+                "another, class X(Actor, kind='...')."
+            )
+        self.types[cls.kind] = ActorType(cls, self.codec, "agent" if issubclass(cls, Agent) else "actor")
+
+    def add_tool(self, tool: Tool[..., Any]) -> ToolType:
+        """Take a tool, or find it; raises `InvalidDefinition` when its name is taken."""
+        known = self.types.get(tool.kind)
+        if isinstance(known, ToolType) and known.tool.function is tool.function:
+            return known
+        if known is not None:
+            raise InvalidDefinition(f"two tools are called {tool.name!r}: give one of them a name=.")
+        made = self.types[tool.kind] = ToolType(tool, self.codec)
+        return made
+
+    def type_of(self, cls: type[Any]) -> ActorType:
+        """Return what this system knows of the class; raises `NotRegistered`."""
+        type = self.types.get(getattr(cls, "kind", ""))
+        if type is None or type.cls is not cls:
+            known = ", ".join(sorted(each.cls.__name__ for each in self.types.values())) or "none"
+            raise NotRegistered(
+                f"{getattr(cls, '__name__', cls)} is not registered with this system; add it to System(..., [...]). "
+                f"It has: {known}."
+            )
+        return type
+
+    def endpoint_for(self, model: str) -> Endpoint:
+        """Return the endpoint that serves the model, the first in order; raises `NotRegistered`."""
+        for endpoint in self.endpoints:
+            if endpoint.serves(model):
+                return endpoint
+        raise NotRegistered(
+            f"no endpoint serves model {model!r}; give one to System(..., endpoints=[Endpoint(AnthropicProvider())])."
+        )
+
+    def declared_errors(self) -> list[type[Exception]]:
+        """Return every error that a handler of this system declares."""
+        return [error for type in self.types.values() for each in type.handlers.values() for error in each.raises]
+
+    def decoder(self, of: Any) -> Callable[[bytes], Any]:
+        """Return the decoder for a type, made once."""
+        try:
+            found = self.decoders.get(of)
+        except TypeError:
+            return self.codec.decoder(of)
+        if found is None:
+            found = self.decoders[of] = self.codec.decoder(of)
+        return found
+
+    def revive(self, cls: Any, data: Any) -> Any:
+        """Return the ref or job that *data* stands for, or NotImplemented for any other type."""
+        origin = getattr(cls, "__origin__", cls)
+        if origin is Job:
+            returns = getattr(cls, "__args__", (Any,))[0]
+            return Job(self._system.jobs, data, Any if isinstance(returns, TypeVar) else returns)
+        if isinstance(origin, type) and issubclass(origin, Actor):
+            kind, id = data
+            type_ = self.types.get(kind)
+            if type_ is None:
+                raise NotRegistered(f"a stored ref names kind {kind!r}, which is not registered with this system.")
+            if not issubclass(type_.cls, origin):
+                raise ValueError(  # noqa: TRY004 - msgspec reports wrong data by this type
+                    f"expected a ref to a {origin.__name__}, got one to {kind}/{id}"
+                )
+            return self._system.ref(type_, id)
+        return NotImplemented
+
+    def resource(self, kind: type[T]) -> T:
+        """Return the resource of that type.
+
+        Raises:
+            NotRegistered: There is none, or more than one.
+        """
+        found = [each for each in self.resources if isinstance(each, kind)]
+        if len(found) == 1:
+            return found[0]
+        what = "no resource" if not found else f"{len(found)} resources"
+        raise NotRegistered(f"{what} of type {kind.__name__}; give exactly one to System(..., resources=[...]).")

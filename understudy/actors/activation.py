@@ -237,7 +237,7 @@ class Activation:
                 envelope.position = self.system.next_message()
                 self.system.committer.touch().note_progress(envelope)
             if envelope.waiter is not None:
-                self.system.asked[envelope.no] = envelope.waiter
+                self.system.asked[envelope.no] = (self.no, envelope.waiter)
             return
         inbox.append(envelope)
         self.last_position = max(self.last_position, envelope.position)
@@ -283,7 +283,7 @@ class Activation:
         # What was accepted since, perhaps after the commit that was waited for, lies behind what was read.
         self.tail = len(rows) == limit or self.tail_seen != seen
         for envelope in rows:
-            envelope.waiter = system.asked.pop(envelope.no, None)
+            envelope.waiter = system.asked.pop(envelope.no, (0, None))[1]
         self.take_window(rows)
         self.pump()
 
@@ -419,6 +419,10 @@ class Activation:
             if envelope.waiter is not None:
                 system.committer.release(envelope.waiter, self._suspended())
                 envelope.waiter = None
+        for no, (actor, waiter) in list(system.asked.items()):
+            if actor == self.no:
+                del system.asked[no]
+                system.committer.release(waiter, self._suspended())
         system.jobs.actor_suspended(self, self._suspended())
         system.recorder.emit_actor(ActorSuspendedEvent, self, reason=reason)
 
@@ -464,7 +468,7 @@ class Activation:
     def waits_for(self, other: Activation) -> bool:
         """Whether this actor, directly or through others, waits for *other*; with a slot that does not wait, it waits for nobody."""
         seen: set[int] = set()
-        stack = [self]
+        stack: list[Activation] = [self]
         while stack:
             one = stack.pop()
             if id(one) in seen:
@@ -479,7 +483,7 @@ class Activation:
     def may_need(self, other: Activation) -> bool:
         """Whether a turn of this actor perhaps cannot go on before *other* does, directly or through others."""
         seen: set[int] = set()
-        stack = [self]
+        stack: list[Activation] = [self]
         while stack:
             one = stack.pop()
             if one is other or one.waits_unknown:

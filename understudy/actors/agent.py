@@ -82,7 +82,7 @@ class Message(msgspec.Struct):
 class Agent(Actor[State, Never], Generic[Output, State]):
     """An actor that answers prompts with a model and tools. `Agent[Report]` answers with a validated `Report`.
 
-    `Agent[Report, Notes]` has a state of its own beside the conversation. Several models are fallbacks in order.
+    `Agent[Report, Notes]` has a state of its own beside the conversation.
     """
 
     model: ClassVar[str | Sequence[str]] = ""

@@ -47,8 +47,8 @@ async def close(system: System) -> None:
     await system.store.close(clean=system.failure is None)
     for endpoint in system.registry.endpoints:
         await endpoint.close()
-    for queue in system.recorder.listeners:
-        queue.put_nowait(None)
+    for listener in system.recorder.listeners:
+        listener.hear(None)
     for type in system.registry.types.values():
         type.live.clear()
     system.population.active.clear()
@@ -72,7 +72,7 @@ async def _settle_turns(system: System) -> None:
 def refuse_waiters(system: System) -> None:
     """Tell everybody who still waits that no answer will come in this life."""
     error = system.failure or closed_error()
-    waiters = [*system.asked.values(), *system.timers.waiters()]
+    waiters = [*(waiter for _, waiter in system.asked.values()), *system.timers.waiters()]
     for type in system.registry.types.values():
         for activation in type.live.values():
             activation.door.refuse_all(error)

@@ -246,11 +246,10 @@ def settle(activation: Activation, batch: Batch, envelope: Envelope, outcome: Ou
     """Give the outcome to the turn that asked, and keep it when it is to be kept."""
     system = activation.system
     if envelope.caller is not None:
-        assert envelope.caller_key is not None
         if envelope.no in system.unasked:
             system.unasked.discard(envelope.no)
         else:
-            system.deliver(batch, envelope.caller, envelope.caller_key, outcome)
+            system.deliver(batch, envelope, outcome)
     if envelope.head.keep:
         system.jobs.keep(batch, activation, envelope, outcome, state)
 

@@ -277,8 +277,7 @@ def handler(function: Any = None, /, **options: Any) -> Any:
 
     if function is None:
         return make
-    made: Handler[Any] = Handler(function)
-    return made
+    return make(function)
 
 
 def query(

@@ -10,6 +10,7 @@ import msgspec
 
 from understudy.actors.activation import Activation
 from understudy.codec import encode
+from understudy.errors import LimitExceeded
 from understudy.events import Event, TraceEvent
 from understudy.mailbox.envelope import Envelope
 
@@ -17,12 +18,40 @@ if TYPE_CHECKING:
     from understudy.actors.system import System
 
 
+class Listener:
+    """One stream of committed events; one that is too slow is cut off rather than fill the memory."""
+
+    BEHIND_MAX = 100_000
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._lost = False
+
+    def hear(self, body: bytes | None) -> None:
+        """Take an event, or None: there will be no more."""
+        if self._queue.qsize() >= self.BEHIND_MAX:
+            self._lost = True
+        elif not self._lost:
+            self._queue.put_nowait(body)
+
+    async def next(self) -> bytes | None:
+        """Return the next event, None at the end; raises `LimitExceeded` when events were lost."""
+        if self._lost and self._queue.empty():
+            raise LimitExceeded(
+                f"a listener of events() fell {self.BEHIND_MAX} events behind and was cut off; read the store instead.",
+                limit="BEHIND_MAX",
+                value=self.BEHIND_MAX + 1,
+                value_max=self.BEHIND_MAX,
+            )
+        return await self._queue.get()
+
+
 class Recorder:
     """The trace of one system, as it is written."""
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self.listeners: set[asyncio.Queue[bytes | None]] = set()
+        self.listeners: set[Listener] = set()
 
     def correlation_of(self, envelope: Envelope) -> str:
         """Return the root of the tree that the message belongs to."""

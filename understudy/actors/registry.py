@@ -100,7 +100,8 @@ class Registry:
         origin = getattr(cls, "__origin__", cls)
         if origin is Job:
             returns = getattr(cls, "__args__", (Any,))[0]
-            return Job(self._system.jobs, data, Any if isinstance(returns, TypeVar) else returns)
+            job: Job[Any] = Job(self._system.jobs, data, Any if isinstance(returns, TypeVar) else returns)
+            return job
         if isinstance(origin, type) and issubclass(origin, Actor):
             kind, id = data
             type_ = self.types.get(kind)

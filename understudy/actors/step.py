@@ -114,7 +114,8 @@ class Step(Generic[P, R_co]):
 
     def _resolved(self) -> tuple[Signature, inspect.Signature]:
         """Return the types and the parameters of the function; found once for each class that has it."""
-        owner: type[Any] | None = None if self._instance is None else type(self._instance)
+        instance: object = self._instance
+        owner: type[Any] | None = None if instance is None else type(instance)
         known = self._signatures.get(owner)
         if known is None:
             known = self._signatures[owner] = (self._resolve(), inspect.signature(self.function))
@@ -122,8 +123,9 @@ class Step(Generic[P, R_co]):
 
     def _resolve(self) -> Signature:
         function = self.__wrapped__
-        if self._instance is not None:
-            return Signature(function, self.name, owner=type(self._instance))
+        instance: object = self._instance
+        if instance is not None:
+            return Signature(function, self.name, owner=type(instance))
         try:
             return Signature(function, self.name, owner=None)
         except (InvalidDefinition, KeyError, TypeError, ValueError):
@@ -171,9 +173,14 @@ def step(function: Any = None, /, **options: Any) -> Any:
         raises: Errors that arrive as themselves; all others arrive as `StepFailed`.
         interrupted: What a crash while it runs means: "rerun" runs it again, "fail" raises `OutcomeUnknown`.
     """
-    if function is not None:
-        return Step(function, **options)
-    return lambda wrapped: Step(_annotated(wrapped), **options)
+
+    def make(wrapped: Callable[..., Any]) -> Step[..., Any]:
+        return Step(_annotated(wrapped), **options)
+
+    if function is None:
+        return make
+    plain: Step[..., Any] = Step(function, **options)
+    return plain
 
 
 def _annotated(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,7 +23,7 @@ from understudy.actors.jobs import Jobs
 from understudy.actors.kinds import ActorType
 from understudy.actors.limits import Limits
 from understudy.actors.population import Population
-from understudy.actors.recorder import Recorder
+from understudy.actors.recorder import Listener, Recorder
 from understudy.actors.recovery import Recovery
 from understudy.actors.ref import Ref
 from understudy.actors.registry import Registry
@@ -85,6 +85,7 @@ class System:
         limits: Sizes and times.
         trace: "all" stores the turns of plain actors too; "steps" counts them only.
         durability: "full" survives a power cut; "process" survives the death of the process only, and is faster.
+        lock_wait_s: How long to wait for another owner of the file to go: a process that is being replaced.
 
     Raises:
         StoreLocked: Another process owns the file (on entering).
@@ -102,12 +103,15 @@ class System:
         limits: Limits | None = None,
         trace: Literal["steps", "all"] = "steps",
         durability: Literal["full", "process"] = "full",
+        lock_wait_s: float = 5.0,
     ) -> None:
         if trace not in ("steps", "all"):
             raise InvalidDefinition(f"trace must be one of 'steps', 'all'; got {trace!r}.")
         if durability not in ("full", "process"):
             raise InvalidDefinition(f"durability must be one of 'full', 'process'; got {durability!r}.")
-        self._new_store = partial(_store_at, path, durability) if isinstance(path, (str, PathLike)) else None
+        self._new_store = (
+            partial(_store_at, path, durability, lock_wait_s) if isinstance(path, (str, PathLike)) else None
+        )
         self.store: Store = self._new_store() if self._new_store is not None else cast(Store, path)
         self.limits = limits or Limits()
         self.trace_all = trace == "all"
@@ -131,7 +135,8 @@ class System:
         self.recovery = Recovery(self)
         self.population = Population(self, 0)
         self.unasked: set[int] = set()  # open asks of turns that ended without their reply
-        self.asked: dict[int, asyncio.Future[Any]] = {}  # who waits for the reply of a message that is on disk only
+        # Who waits for the reply of a message that is on disk only: message -> (its actor, who waits).
+        self.asked: dict[int, tuple[int, asyncio.Future[Any]]] = {}
         self.open_jobs: dict[int, int] = {}  # kept messages accepted in this life and not finished -> their actor
         self.jobs.reset()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -300,9 +305,9 @@ class System:
     def job(self, id: str, of: Any = None, /) -> Any:
         """Return the handle of a submitted message, today or after a restart; *of* gives its result's type."""
         self.message_no(id)
-        if of is None:
-            return Job(self.jobs, id)
-        return Job(self.jobs, id, self.registry.type_of(of.owner).handlers[of.name].wire.signature.returns)
+        returns = Any if of is None else self.registry.type_of(of.owner).handlers[of.name].wire.signature.returns
+        job: Job[Any] = Job(self.jobs, id, returns)
+        return job
 
     def job_id(self, no: int) -> str:
         """Return the public name of a message."""
@@ -370,16 +375,19 @@ class System:
                 activation.pump()
         if batch.traces and self.recorder.listeners:
             for _, _, body in batch.traces:
-                for queue in self.recorder.listeners:
-                    queue.put_nowait(body)
+                for listener in self.recorder.listeners:
+                    listener.hear(body)
 
-    def deliver(self, batch: Batch, caller: int, key: bytes, outcome: Outcome) -> None:
+    def deliver(self, batch: Batch, envelope: Envelope, outcome: Outcome) -> None:
         """Give a reply to the turn that asked: into its journal, and at once when it is in memory."""
+        caller, key = envelope.caller, envelope.caller_key
+        assert caller is not None
+        assert key is not None
         journal = self.journals.get(caller)
         if journal is None and caller > self.opening.last_message:
             return  # The turn that asked has ended without waiting for this.
         slot = journal.slots.get(key) if journal is not None else None
-        entry = JournalEntry(caller, key, outcome, slot.after if slot is not None else None)
+        entry = JournalEntry(caller, key, outcome, slot.after if slot is not None else None, envelope.no)
         batch.journal[(caller, key)] = entry
         batch.work += 1
         if journal is not None:
@@ -426,15 +434,19 @@ class System:
         return build_trace(id, events)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Stream events as they are committed, from now on; ends when the system closes."""
+        """Stream events as they are committed, from now on; ends when the system closes.
+
+        Raises:
+            LimitExceeded: The listener fell too far behind; what it has missed is in the store.
+        """
         self.check_usable()
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.recorder.listeners.add(queue)
+        listener = Listener()
+        self.recorder.listeners.add(listener)
         try:
-            while (body := await queue.get()) is not None:
+            while (body := await listener.next()) is not None:
                 yield self.registry.decoder(Event)(body)
         finally:
-            self.recorder.listeners.discard(queue)
+            self.recorder.listeners.discard(listener)
 
     # --- administration --------------------------------------------------------------------------------------------
 
@@ -529,7 +541,7 @@ class System:
         return await target.enter()
 
 
-def _store_at(path: str | PathLike[str], durability: Literal["full", "process"]) -> Store:
+def _store_at(path: str | PathLike[str], durability: Literal["full", "process"], lock_wait_s: float) -> Store:
     from understudy.mailbox.sqlite import SQLiteStore
 
-    return SQLiteStore(path, durability=durability)
+    return SQLiteStore(path, durability=durability, lock_wait_s=lock_wait_s)

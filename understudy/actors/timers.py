@@ -67,7 +67,7 @@ class Timers:
     def _leave_on_disk(self, timer: Timer) -> None:
         envelope = self._pending.pop(timer.no, None)
         if envelope is not None and envelope.waiter is not None:
-            self._system.asked[envelope.no] = envelope.waiter
+            self._system.asked[envelope.no] = (envelope.actor, envelope.waiter)
 
     def waiters(self) -> list[asyncio.Future[Any]]:
         """Return who waits for the replies of delayed messages."""
@@ -123,7 +123,7 @@ class Timers:
             if envelope is None or activation is None:
                 continue  # Its code is not there: the mail waits.
             if not known:
-                envelope.waiter = system.asked.pop(timer.no, None)
+                envelope.waiter = system.asked.pop(timer.no, (0, None))[1]
                 system.recovery.hold_if_recovered(envelope, activation)
             if timer.no in self._gone:
                 self._gone.discard(timer.no)

@@ -178,5 +178,4 @@ def tool(function: Any = None, /, **options: Any) -> Any:
 
     if function is None:
         return make
-    made: Tool[..., Any] = Tool(function)
-    return made
+    return make(function)

@@ -109,5 +109,5 @@ class Withdrawals:
         envelope = (await self._system.store.message(no)).pending
         if envelope is None:
             return None
-        envelope.waiter = self._system.asked.pop(no, None)
+        envelope.waiter = self._system.asked.pop(no, (0, None))[1]
         return activation, envelope

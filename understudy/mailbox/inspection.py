@@ -116,8 +116,7 @@ def require_local(path: str, mountinfo: str = "/proc/self/mountinfo") -> None:
     if kind in _NETWORK or kind.startswith("fuse."):
         raise _refused(
             path,
-            f"{path} lies on a {kind} file system, where SQLite's log and locks are not safe. Use a local disk, or pass "
-            "file_system='any' if you know that only this machine ever touches it.",
+            f"{path} lies on a {kind} file system, where SQLite's log and locks are not safe. Use a local disk.",
         )
 
 

@@ -37,12 +37,16 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 class JournalEntry(msgspec.Struct, frozen=True):
-    """One row of a running turn's journal. `after` is the key of the step before it in the same branch."""
+    """One row of a running turn's journal.
+
+    `after` is the key of the step before it in the same branch, `child` the number of the message that was asked.
+    """
 
     message: int
     key: bytes
     outcome: Outcome
     after: bytes | None = None
+    child: int | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -144,13 +148,11 @@ class Journal:
         """Take over a stored row."""
         self.stored = self.replaying = True
         if entry.key in self.slots:
-            return  # Read before, in this life.
-        if entry.key in self.slots:
-            return  # Its answer came while this was read, and is newer.
+            return  # Read before in this life, or its answer came while this was read, and is newer.
         if entry.outcome.value is None and entry.outcome.failure is None:
             self._gone[entry.key] = entry.after  # A failure that a later attempt was to forget.
             return
-        self._add(Slot(entry.key, entry.after, entry.outcome))
+        self._add(Slot(entry.key, entry.after, entry.outcome)).child = entry.child
 
     def expect(self, key: bytes, child: int) -> Slot:
         """Note that the message *child* was asked under *key* and has not answered."""

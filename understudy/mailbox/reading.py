@@ -170,7 +170,7 @@ def _whereabouts(connection: sqlite3.Connection, no: int) -> Whereabouts:
 def journal(connection: sqlite3.Connection, message: int) -> list[JournalEntry]:
     """Return the message's journal in order of writing."""
     rows = connection.execute(
-        "SELECT message, key, outcome, after, checksum FROM journal WHERE message = ? ORDER BY no", (message,)
+        "SELECT message, key, outcome, after, child, checksum FROM journal WHERE message = ? ORDER BY no", (message,)
     ).fetchall()
     return read_journal(rows)
 

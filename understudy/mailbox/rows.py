@@ -144,6 +144,7 @@ def journal_row(entry: JournalEntry) -> Row:
         entry.key,
         outcome,
         entry.after,
+        entry.child,
         _journal_checksum(entry.message, entry.key, outcome, entry.after),
     )
 
@@ -155,12 +156,12 @@ def _journal_checksum(message: int, key: bytes, outcome: bytes, after: bytes | N
 def read_journal(rows: Iterable[Row]) -> list[JournalEntry]:
     """Return the entries in order of writing; of several rows of one key the last counts, in the place of the first."""
     entries: dict[bytes, JournalEntry] = {}
-    for message, key, body, after, checksum in rows:
+    for message, key, body, after, child, checksum in rows:
         if _journal_checksum(message, key, body, after) != checksum:
             outcome = _unknown(f"the journal row of message {message}")
         else:
             outcome = _outcome(body, f"the journal row of message {message}")
-        entries[key] = JournalEntry(message=message, key=key, outcome=outcome, after=after)
+        entries[key] = JournalEntry(message=message, key=key, outcome=outcome, after=after, child=child)
     return list(entries.values())
 
 

@@ -70,6 +70,7 @@ CREATE TABLE journal (
     key BLOB NOT NULL,
     outcome BLOB NOT NULL,
     after BLOB,
+    child INTEGER,
     checksum INTEGER NOT NULL
 ) STRICT;
 

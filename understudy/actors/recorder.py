@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from understudy.actors.activation import Activation
 from understudy.codec import encode
 from understudy.errors import LimitExceeded
@@ -60,8 +58,6 @@ class Recorder:
     def emit(self, event: TraceEvent) -> None:
         """Put an event into the next commit."""
         batch = self._system.committer.touch()
-        if not event.correlation:
-            event = msgspec.structs.replace(event, correlation=self._system.job_id(int(event.span.partition("/")[0])))
         batch.traces.append((event.at, event.correlation, encode(event)))
         batch.work += 1
 

@@ -353,7 +353,7 @@ class Turn:
         activation.system.recorder.emit(
             TurnStarted(
                 at=self.began_s,
-                correlation=envelope.head.correlation,
+                correlation=activation.system.recorder.correlation_of(envelope),
                 span=self.span,
                 parent=envelope.head.parent,
                 life=activation.system.life,
@@ -375,7 +375,7 @@ class Turn:
         system.recorder.emit(
             event(
                 at=system.wall(),
-                correlation=head.correlation,
+                correlation=system.recorder.correlation_of(self.envelope),
                 span=span or self.span,
                 parent=parent if parent is not None else (None if span else head.parent),
                 life=system.life,

@@ -97,7 +97,7 @@ def build_trace(correlation: str, events: Iterable[happened.TraceEvent], *, is_l
         history = histories[id]
         parent = histories.get(history.parent) if history.parent is not None else None
         if parent is not None:
-            _place(history, parent)
+            _place(history, parent, _cost_below(id, below, histories) if history.replays else 0)
         history.settle(life, is_live=is_live)
     for id in order:
         _amend(histories[id], [histories[child] for child in below.get(id, ())])
@@ -163,7 +163,18 @@ def _arrange(histories: dict[str, History]) -> tuple[dict[str | None, list[str]]
     return below, order
 
 
-def _place(history: History, parent: History) -> None:
+def _cost_below(id: str, below: dict[str | None, list[str]], histories: dict[str, History]) -> int:
+    """Return what a span and everything under it has cost, in micro-dollars: what its replay spared."""
+    total = 0
+    waiting = [id]
+    while waiting:
+        each = waiting.pop()
+        total += sum(draft.usd_micros or 0 for draft in histories[each].drafts)
+        waiting.extend(below.get(each, ()))
+    return total
+
+
+def _place(history: History, parent: History, cost_usd_micros: int) -> None:
     """Say in which attempt of *parent* each attempt ran, and what the parent's end tells about those without one."""
     for draft in history.drafts:
         draft.within = _attempt_at(parent.drafts, draft.order, draft.life)
@@ -174,7 +185,7 @@ def _place(history: History, parent: History) -> None:
     for order, event in zip(history.replay_orders, history.replays, strict=True):
         around = parent.drafts[_attempt_at(parent.drafts, order, event.life)]
         around.replayed += 1
-        around.spared_usd_micros += sum(draft.usd_micros or 0 for draft in history.drafts)
+        around.spared_usd_micros += cost_usd_micros
 
 
 def _amend(history: History, below: list[History]) -> None:

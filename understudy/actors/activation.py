@@ -225,8 +225,20 @@ class Activation:
 
     def arrive(self, envelope: Envelope) -> None:
         """Put a message that is stored, or about to be, at the end of the mailbox."""
+        system = self.system
         inbox = self.inbox
         if inbox is None:
+            if (  # The way of most messages: nothing waits before it, and nothing holds it.
+                self.running < self.type.slots
+                and not self.tail
+                and envelope.hold is None
+                and self.status == "active"
+                and system.may_start(self, envelope)
+            ):
+                self.last_position = max(self.last_position, envelope.position)
+                self.running += 1
+                system.start_turn(running.run(self, envelope))
+                return
             inbox = self.inbox = deque()
         if self.tail or len(inbox) >= self.system.limits.window_messages:
             self.tail = True

@@ -37,7 +37,8 @@ def _new_turn(activation: Activation, envelope: Envelope) -> Turn:
     turn.task = asyncio.current_task(activation.system.loop)
     turn.journal = activation.system.journals.get(envelope.no)
     scope.set(turn)
-    _lineage.set(None)
+    if envelope.attempts:
+        _lineage.set(None)  # An attempt after a failed one runs in the same context.
     activation.system.turns[envelope.no] = turn
     return turn
 

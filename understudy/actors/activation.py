@@ -155,7 +155,7 @@ class Activation:
         if not reserved:
             self.check_room(handler)
             if self.status == "suspended" and (waiter is not None or slot is not None):
-                raise self._suspended()
+                raise self.suspended()
         if self.no == 0:
             self._create()
         no = system.next_message()
@@ -360,7 +360,13 @@ class Activation:
                 return
             except StateUndecodable:
                 pass  # The next turn finds out and suspends the actor.
-        self.object = None
+        self.drop_object()
+
+    def drop_object(self) -> None:
+        """Let go of the user's object; it releases what it took."""
+        made, self.object = self.object, None
+        if made is not None and self.type.stops:
+            self.system.spawn(self.system.population.stop_object(self, made), "on_stop")
 
     # --- state -----------------------------------------------------------------------------------------------------
 
@@ -421,24 +427,29 @@ class Activation:
             return
         system = self.system
         self.status, self.reason = "suspended", reason
-        self.object = None
+        self.drop_object()
         if self.no == 0:
             self._create()
         batch = system.committer.touch()
         batch.statuses[self.no] = ("suspended", reason)
         batch.work += 1
+        self.finished_in = batch.number
         for envelope in self.inbox or ():
             if envelope.waiter is not None:
-                system.committer.release(envelope.waiter, self._suspended())
+                system.committer.release(envelope.waiter, self.suspended())
                 envelope.waiter = None
+            if envelope.caller is not None and (journal := system.journals.get(envelope.caller)) is not None:
+                # The turn that asked may go on or be tried again; this message stays, and its answer is journaled.
+                journal.interrupt(envelope.no, self.suspended())
         for no, (actor, waiter) in list(system.asked.items()):
             if actor == self.no:
                 del system.asked[no]
-                system.committer.release(waiter, self._suspended())
-        system.jobs.actor_suspended(self, self._suspended())
+                system.committer.release(waiter, self.suspended())
+        system.jobs.actor_suspended(self, self.suspended())
         system.recorder.emit_actor(ActorSuspendedEvent, self, reason=reason)
 
-    def _suspended(self) -> ActorSuspended:
+    def suspended(self) -> ActorSuspended:
+        """Return what callers get while the actor is held."""
         return ActorSuspended(
             f"{self.name} is suspended: {self.reason} Its mail is kept; mend the cause, then system.resume(ref).",
             reason=self.reason,
@@ -449,7 +460,7 @@ class Activation:
     async def query(self, handler: BoundHandler, arguments: Any, caller: Turn | None) -> Any:
         """Run a query on a copy of the last finished state; inside a turn its result may be ahead of the disk."""
         if self.status == "suspended":
-            raise self._suspended()
+            raise self.suspended()
         state = self.state.fold_up() if self.type.has_events else self.state.current()
         reader = self.new_object(state)
         finished_in = self.finished_in

@@ -5,6 +5,7 @@ Who waits for whom is a graph in memory; an ask that would close a circle is ref
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -60,10 +61,28 @@ async def ask(
         except BaseException:
             turn.ensure_journal().drop(slot)
             raise
-    with _waiting_for(turn, activation):
+    if slot.is_open() and activation.status == "suspended":
+        raise activation.suspended()
+    with _waiting_for(turn, activation), _open(turn):
         outcome = await slot.wait()
     turn.check(name)
     return turn._reply(handler, outcome)
+
+
+@contextmanager
+def _open(turn: Turn) -> Iterator[None]:
+    """Let the turn end the branch that waits here, when the turn ends before it."""
+    task = asyncio.current_task()
+    if task is None or task is turn.task:
+        yield
+        return
+    if turn.open is None:
+        turn.open = set()
+    turn.open.add(task)
+    try:
+        yield
+    finally:
+        turn.open.discard(task)
 
 
 @contextmanager
@@ -121,6 +140,7 @@ async def submit(
         try:
             activation = await target.enter()
             turn.check(name)
+            _refuse_overtaking(turn, activation, handler)
             turn.mark_started()
             if options.key is None:
                 no = activation.send(handler, options, body, arguments, sender=turn, keep=True).no
@@ -142,17 +162,14 @@ async def _ask_keyed(
 ) -> None:
     no = await keys.send_keyed(activation, handler, options, body, arguments, sender=turn, slot=slot)
     if slot.child is None:  # It joined an earlier message with this key.
-        turn.settle(slot, await activation.system.jobs.outcome(no))
+        with _waiting_for(turn, activation):
+            outcome = await activation.system.jobs.outcome(no)
+        turn.settle(slot, outcome)
 
 
 def _refuse_waiting_for_itself(turn: Turn, activation: Activation, handler: BoundHandler) -> None:
     mine = turn.activation
-    for send in turn.sends or ():
-        if send.activation is activation and send.options.delay_s is None and send.options.at is None:
-            raise InvalidArguments(
-                f"{handler.where} is asked while a message told to {activation.name} earlier in this turn has not "
-                "left: the ask would overtake it. Ask first, or tell from another turn."
-            )
+    _refuse_overtaking(turn, activation, handler)
     chain = turn.envelope.head.chain
     if len(chain) + 1 >= mine.system.limits.call_depth:
         raise LimitExceeded(
@@ -164,14 +181,27 @@ def _refuse_waiting_for_itself(turn: Turn, activation: Activation, handler: Boun
     _refuse_circle(turn, activation, "asks")
 
 
+def _refuse_overtaking(turn: Turn, activation: Activation, handler: BoundHandler) -> None:
+    """Asks and submits leave at once: not while a message told before still waits for the turn's commit."""
+    for send in turn.sends or ():
+        if send.activation is activation and send.options.delay_s is None and send.options.at is None:
+            raise InvalidArguments(
+                f"{handler.where} is asked or submitted while a message told to {activation.name} earlier in this turn "
+                "has not left: it would overtake it. Ask first, or tell from another turn."
+            )
+
+
 def _refuse_circle(turn: Turn, activation: Activation, verb: str) -> None:
     mine = turn.activation
-    if activation.free_slots() > 0 and activation is not mine:
+    if activation.free_slots() > 0:
         return
-    if activation is mine or activation.no in turn.envelope.head.chain:
+    # In the chain, but waiting no more: its turn has ended. One of an earlier life may not have asked again yet.
+    recovered = turn.no <= mine.system.opening.last_message
+    waits = activation is mine or activation.waits_for(mine)
+    if activation.no in (mine.no, *turn.envelope.head.chain) and (waits or recovered):
         raise CallCycle(
             f"{mine.name} {verb} {activation.name}, which waits for this very turn: it would wait for itself. "
-            "Use .tell, or call the method on turn."
+            "Use .tell, or call the method on self."
         )
-    if activation.waits_for(mine):
+    if waits:
         raise Deadlock(f"{mine.name} {verb} {activation.name}, which waits for {mine.name}: both would wait for ever.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from understudy.actors.activation import closed_error
@@ -10,6 +11,9 @@ from understudy.events import SystemStopped
 
 if TYPE_CHECKING:
     from understudy.actors.system import System
+
+logger = logging.getLogger(__name__)
+_AGAIN_S = 1.0  # how often a turn that swallows its cancellation is cancelled again
 
 
 async def close(system: System) -> None:
@@ -24,7 +28,7 @@ async def close(system: System) -> None:
             if turn.ended != "finished":
                 interrupted += 1
             turn.stop("shutdown")
-    await _settle_turns(system)
+    abandoned = await _settle_turns(system)
     if system.failure is None:
         await system.population.stop_objects()
     system.usable = False
@@ -44,7 +48,7 @@ async def close(system: System) -> None:
             )
         )
     await system.committer.stop()
-    await system.store.close(clean=system.failure is None)
+    await system.store.close(clean=system.failure is None and not abandoned)
     for endpoint in system.registry.endpoints:
         await endpoint.close()
     for listener in system.recorder.listeners:
@@ -64,9 +68,21 @@ async def _drain(system: System) -> None:
         pass
 
 
-async def _settle_turns(system: System) -> None:
+async def _settle_turns(system: System) -> bool:
+    """Wait for the turns that were ended; return whether one swallows its cancellation and had to be abandoned."""
+    until = system.loop.time() + system.limits.grace_s
     while system.turn_tasks:
-        await asyncio.wait(system.turn_tasks)
+        left_s = until - system.loop.time()
+        if left_s <= 0:
+            names = sorted(turn.activation.name for turn in system.turns.values())
+            logger.warning("system.turns_abandoned", extra={"actors": names, "grace_s": system.limits.grace_s})
+            return True
+        await asyncio.wait(system.turn_tasks, timeout=min(left_s, _AGAIN_S))
+        for turn in list(system.turns.values()):
+            turn.stop("shutdown")
+        for task in system.turn_tasks:
+            task.cancel()
+    return False
 
 
 def refuse_waiters(system: System) -> None:

@@ -68,7 +68,7 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
         activation.suspend(reason)
         return False
     if not isinstance(error, Exception):
-        error = RuntimeError(f"the turn's own code cancelled it ({type(error).__name__})")
+        error = RuntimeError(f"the turn's own code ended it by {type(error).__name__}: {error}")
     if handler is None:
         activation._roll_back(new_object=False)
         give_up(activation, envelope, to_failure(error), "its handler is gone", turn)

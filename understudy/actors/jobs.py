@@ -136,7 +136,7 @@ class Jobs:
                 self._actors[no] = system.open_jobs[no]
             activation = system.population.by_no(self._actors.get(no, 0))
             if activation is not None and activation.status == "suspended":
-                raise activation._suspended()
+                raise activation.suspended()
             return await waiter
         finally:
             waiters = self._waiters.get(no)
@@ -163,7 +163,7 @@ class Jobs:
         self._actors[no] = where.pending.actor
         activation = await system.population.of_no(where.pending.actor)
         if activation is not None and activation.status == "suspended":
-            raise activation._suspended()
+            raise activation.suspended()
         return None
 
     def _given(self, id: str) -> int:

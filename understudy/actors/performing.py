@@ -158,6 +158,9 @@ async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
     name = spec.name
     span = turn.step_span(slot)
     turn.trace()
+    # A tool waits for its rate before it begins: that takes nothing from its timeout, and a crash leaves no doubt.
+    if spec.gate is not None and slot.work is None:
+        await spec.gate()
     if not spec.quiet:
         turn.emit(StepStarted, span=span, parent=turn.span, step=name, role=spec.role)
     turn.mark_started()
@@ -180,6 +183,8 @@ async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
         outcome: Outcome | None = None
         decision: Decision | None = None
         attempt = len(history) + 1
+        if (view := scope.get()) is not None:
+            view.places.clear()  # Each attempt gets the same names.
         try:
             value = await _run(turn, spec, slot)
             outcome = Outcome(value=_encoded(value, spec, turn))
@@ -215,6 +220,8 @@ async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
             return outcome
         assert decision is not None
         await asyncio.sleep(decision.delay_s)
+        if spec.gate is not None and slot.work is None:
+            await spec.gate()
         began_s = system.loop.time()
         if not spec.quiet:
             turn.emit(StepStarted, span=span, parent=turn.span, step=name, role=spec.role, attempt=attempt + 1)
@@ -237,8 +244,6 @@ async def _run(turn: Turn, spec: Spec, slot: Slot) -> Any:
 
 async def _once(turn: Turn, spec: Spec, slot: Slot) -> Any:
     """Run the body once; a thread that an earlier attempt left behind is joined instead of a second one."""
-    if slot.work is None and spec.gate is not None:
-        await spec.gate()
     if _is_async(spec.function):
         return await spec.function()
     work = slot.work

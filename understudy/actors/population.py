@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from understudy.actors.activation import Activation
 from understudy.actors.kinds import ActorType
@@ -115,11 +115,11 @@ class Population:
             self.live -= 1
         self.active.pop(activation.no, None)
         if activation.type.stops and activation.object is not None:
-            self._system.spawn(self._stop_object(activation), "on_stop")
+            self._system.spawn(self.stop_object(activation, activation.object), "on_stop")
 
-    async def _stop_object(self, activation: Activation) -> None:
+    async def stop_object(self, activation: Activation, made: Any) -> None:
         """Let the user's object release what it took; its error is told, and stops nobody."""
-        made, type = activation.object, activation.type
+        type = activation.type
         if made is None or not type.stops or (type.starts and not made.__dict__.get("_started")):
             return
         try:
@@ -130,7 +130,7 @@ class Population:
     async def stop_objects(self) -> None:
         """Let the objects of actors in memory release what they took, within the grace period."""
         stops = [
-            self._stop_object(each)
+            self.stop_object(each, each.object)
             for type in self._system.registry.types.values()
             if type.stops
             for each in type.live.values()

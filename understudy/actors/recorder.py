@@ -58,8 +58,9 @@ class Recorder:
     def emit(self, event: TraceEvent) -> None:
         """Put an event into the next commit."""
         batch = self._system.committer.touch()
-        batch.traces.append((event.at, event.correlation, encode(event)))
-        batch.work += 1
+        body = encode(event)
+        batch.traces.append((event.at, event.correlation, body))
+        batch.work += 1 + (len(body) >> 10)
 
     def emit_for(self, envelope: Envelope, event: type[TraceEvent], **facts: Any) -> None:
         """Put an event about a message into the next commit."""

@@ -85,7 +85,9 @@ async def run(activation: Activation, envelope: Envelope) -> None:
                     raise TurnEnded(f"{handler.where}: its turn has ended ({turn.ended}).")
                 _finish(activation, turn, handler, result)
                 return
-            except (Exception, asyncio.CancelledError, TurnEnded, BaseExceptionGroup) as error:
+            except (KeyboardInterrupt, SystemExit, GeneratorExit):
+                raise
+            except BaseException as error:
                 again = await endings.failed(activation, turn, handler, error)
     except Exception as error:
         ours = error
@@ -154,7 +156,8 @@ def _finish(activation: Activation, turn: Turn, handler: BoundHandler, result: A
 
     turn.ended = "finished"
     batch = system.committer.touch()
-    batch.work += 1
+    # What it holds in KiB counts as work too: how far turns may run ahead of the disk is bounded in bytes.
+    batch.work += 1 + ((len(state_body or b"") + len(value_body or b"")) >> 10)
     if state_body is not None:
         activation.state.snapshot = batch.snapshots[activation.no] = Snapshot(type.version, 0, state_body)
     if turn.records:

@@ -43,6 +43,7 @@ class StateKeeper:
         for event, body in records:
             self.event_no += 1
             batch.events.append((self._activation.no, self.event_no, body))
+            batch.work += len(body) >> 10
             if self.log is not None:
                 self.log.append(event)
             elif self.recent is not None:

@@ -54,6 +54,7 @@ from understudy.events import (
     SystemStarted,
 )
 from understudy.mailbox.commit import Batch, Committer, DeadLetter
+from understudy.mailbox.connection import settle_task
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Journal, JournalEntry, Outcome
 from understudy.mailbox.store import ActorRow, Opening, Store
@@ -480,11 +481,14 @@ class System:
         activation = await self._entered(ref)
         if activation.status != "suspended":
             return
+        activation.door.held = True  # It must not leave memory while it is read.
         try:
             await activation.reload()
         except StateUndecodable as error:
             activation.reason = str(error)
             raise ActorSuspended(f"{activation.name} stays suspended: {error}", reason=str(error)) from error
+        finally:
+            activation.door.release()
         if activation.status != "suspended":
             return  # Somebody else resumed it meanwhile.
         activation.status, activation.reason = "active", ""
@@ -501,33 +505,42 @@ class System:
         """
         self.check_usable()
         activation = await self._entered(ref)
+        # Half an erasure would be worse than none: it is not left to the mercy of its caller.
+        await settle_task(self._erase(activation))
+
+    async def _erase(self, activation: Activation) -> None:
         activation.door.held = True  # Who sends to it now finds a new actor.
+        no = activation.no
         try:
             await self.committer.wait_durable()
             if activation.running or activation.depth or activation.reserved:
                 raise InvalidArguments(
                     f"{activation.name} has {activation.depth} waiting messages; nothing was erased. Cancel them first."
                 )
-            no = activation.no
-            if no:
+            if not no:
+                return
+            try:
                 await self.store.erase(no)
-                self.population.active.pop(no, None)
-                await self.population._stop_object(activation)
-                activation.forget()
+            finally:
+                # Its rows may be gone although the rewriting of the file failed: what is on disk decides.
+                (record,) = await self.store.load([no], 0)
+                if record is None:
+                    self.population.active.pop(no, None)
+                    await self.population.stop_object(activation, activation.object)
+                    activation.forget()
         finally:
             activation.door.release()
-        if no:
-            self.recorder.emit(
-                ActorErased(
-                    at=self.wall(),
-                    correlation="system",
-                    span=f"life {self.life}",
-                    life=self.life,
-                    kind=activation.type.kind,
-                    actor_no=no,
-                )
+        self.recorder.emit(
+            ActorErased(
+                at=self.wall(),
+                correlation="system",
+                span=f"life {self.life}",
+                life=self.life,
+                kind=activation.type.kind,
+                actor_no=no,
             )
-            await self.committer.wait_durable()
+        )
+        await self.committer.wait_durable()
 
     async def backup(self, path: str | PathLike[str], /) -> None:
         """Write a consistent copy of the store to *path* while work goes on; refuses an existing file."""

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID, uuid5
 
@@ -66,8 +67,6 @@ class Turn:
     """The running turn, as handlers and tools see it: `self.turn`, `current_turn()`."""
 
     __slots__ = (
-        "_fresh",
-        "_uuids",
         "activation",
         "actor_object",
         "began_s",
@@ -75,6 +74,7 @@ class Turn:
         "envelope",
         "journal",
         "open",
+        "places",
         "records",
         "sends",
         "stopped",
@@ -99,8 +99,7 @@ class Turn:
         self.waiting = 0  # asks and jobs that it waits for now
         self.began_s = 0.0
         self.stopped: str | None = None  # why the system stops it: "cancelled", "deadline", "shutdown"
-        self._uuids = 0
-        self._fresh = 0
+        self.places: dict[tuple[str, bool, bytes], int] = {}  # how many names were made at each
 
     # --- what users see -------------------------------------------------------------------------------------------
 
@@ -126,20 +125,31 @@ class Turn:
         return self.envelope.attempts + self.envelope.crashes + 1
 
     def uuid(self) -> UUID:
-        """Return a UUID: the n-th call of a turn returns the same on every redelivery."""
-        self._uuids += 1
-        return uuid5(self.activation.system.namespace, f"{self.envelope.no}/{self._uuids}")
+        """Return a UUID, the same on every redelivery: to pass on as an idempotency key.
+
+        It is told by its place: the step before it in the same branch (or the step whose body calls it), and how many
+        were taken there.
+        """
+        return uuid5(self.activation.system.namespace, f"{self.envelope.no}/{self._place('uuid')}")
 
     def actor(self, cls: type[A], id: str | None = None, /) -> A:
         """Return the address of an actor; without an id a fresh one, the same on every redelivery."""
         if id is None:
-            self._fresh += 1
-            id = f"{self.id}.{self._fresh}"
+            id = f"{self.id}.{self._place('actor')}"
         return self.activation.system.actor(cls, id)
 
     def resource(self, kind: type[T], /) -> T:
         """Return the object of that type from `System(resources=[...])`."""
         return self.activation.system.registry.resource(kind)
+
+    def _place(self, what: str) -> str:
+        """Name this place of the turn, in its branch: equal on every redelivery, however branches interleave."""
+        lineage = _lineage.get()
+        place = (what, self.within is not None, lineage.key if lineage is not None else b"")
+        number = self.places[place] = self.places.get(place, 0) + 1
+        if lineage is None:
+            return str(number)
+        return f"{blake2b(lineage.key, digest_size=6).hexdigest()}{'i' if self.within is not None else '.'}{number}"
 
     # --- what the library does in it -------------------------------------------------------------------------------
 
@@ -298,7 +308,7 @@ class Turn:
             return
         batch = system.committer.touch()
         batch.journal[(journal.message, slot.key)] = JournalEntry(journal.message, slot.key, outcome, slot.after)
-        batch.work += 1
+        batch.work += 1 + (len(outcome.value or b"") >> 10)
         journal.wrote(batch.number)
         if not journal.progressed:
             journal.progressed = True

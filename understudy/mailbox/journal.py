@@ -102,6 +102,10 @@ class Slot:
         self.child: int | None = None  # number of the message that was asked
         self._waiters: list[asyncio.Future[Outcome]] = []
 
+    def is_open(self) -> bool:
+        """Whether it has no outcome yet."""
+        return self.outcome is None
+
     def settle(self, outcome: Outcome) -> None:
         """Give the outcome to whoever waits for this step."""
         self.outcome = outcome
@@ -109,6 +113,13 @@ class Slot:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(outcome)
+        self._waiters.clear()
+
+    def interrupt(self, error: Exception) -> None:
+        """Wake whoever waits with *error*; the outcome may still come."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
         self._waiters.clear()
 
     async def wait(self) -> Outcome:
@@ -167,6 +178,12 @@ class Journal:
         """Forget a step that was refused before it began."""
         if self.slots.get(slot.key) is slot:  # and not its successor in a later attempt
             self._remove(slot)
+
+    def interrupt(self, child: int, error: Exception) -> None:
+        """Wake whoever waits for the message *child*."""
+        for slot in self.slots.values():
+            if slot.child == child and slot.outcome is None:
+                slot.interrupt(error)
 
     def wrote(self, batch: int) -> None:
         """Note that a row was handed to the batch with this number."""

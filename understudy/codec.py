@@ -112,6 +112,14 @@ class Codec:
             of = Any if of is Any else type(None)
         return msgspec.msgpack.Decoder(of, dec_hook=self._from_data).decode
 
+    def from_json(self, text: str, of: Any) -> Any:
+        """Return JSON as type *of*; raises what `msgspec` raises."""
+        return msgspec.json.decode(text, type=of, dec_hook=self._from_data)
+
+    def from_plain(self, value: Any, of: Any) -> Any:
+        """Return decoded JSON as type *of*, numbers in text included; raises what `msgspec` raises."""
+        return msgspec.convert(value, of, strict=False, dec_hook=self._from_data)
+
 
 def decode_or_suspend(decode: Callable[[bytes], T], body: bytes, what: str) -> T:
     """Decode stored bytes; bytes that do not decode are an error that names *what* they are.

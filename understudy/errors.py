@@ -52,7 +52,12 @@ from typing import Any
 
 
 class UnderstudyError(Exception):
-    """Root of all errors raised by this library. Facts are attributes; every error survives pickling and copying."""
+    """Root of all errors raised by this library. Facts are attributes; every error survives pickling and copying.
+
+    `dead_letter` names the dead letter when the message was given up: see `system.redeliver`.
+    """
+
+    dead_letter: str = ""
 
     def __init__(self, message: str = "", **facts: Any) -> None:
         super().__init__(message)
@@ -219,7 +224,6 @@ class HandlerFailed(GiveUp):
     cause_type: str = ""
     cause: str = ""
     traceback: str = ""
-    dead_letter: str = ""
 
 
 class StepFailed(GiveUp):

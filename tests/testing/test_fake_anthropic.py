@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from understudy.endpoint.model import ChatMessage, ModelRequest, Text
-from understudy.errors import EndpointUnavailable, InvalidDefinition, ModelFailure
+from understudy.errors import EndpointUnavailable, InvalidDefinition, ModelFailure, RequestRejected
 from understudy.testing import (
     Answer,
     FakeAnthropic,
@@ -171,15 +171,15 @@ async def test_a_call_beyond_the_script_fails_and_the_test_with_it():
         async with FakeAnthropic(says("one")) as fake:
             endpoint = fake.endpoint()
             await endpoint.call(REQUEST)
-            with pytest.raises(EndpointUnavailable, match="no answer left") as caught:
+            with pytest.raises(RequestRejected, match="no answer left") as caught:
                 await endpoint.call(REQUEST)
 
-    assert caught.value.status == 500
+    assert caught.value.status == 400
     assert fake.exhausted is not None
 
 
 async def test_a_test_that_failed_already_keeps_its_own_error():
-    with pytest.raises(EndpointUnavailable) as caught:
+    with pytest.raises(RequestRejected) as caught:
         async with FakeAnthropic() as fake:
             await fake.endpoint().call(REQUEST)
 
@@ -190,7 +190,7 @@ async def test_a_test_that_failed_already_keeps_its_own_error():
 async def test_an_error_of_the_answering_function_reaches_the_test(wrong):
     with pytest.raises((ZeroDivisionError, InvalidDefinition)):  # noqa: PT012 - leaving the block raises
         async with FakeAnthropic(wrong) as fake:
-            with pytest.raises(EndpointUnavailable, match="the function given to FakeAnthropic"):
+            with pytest.raises(RequestRejected, match="the function given to FakeAnthropic"):
                 await fake.endpoint().call(REQUEST)
 
 

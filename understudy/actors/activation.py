@@ -113,7 +113,7 @@ class Activation:
         """Whether a sender may go on at once: loaded, and nobody waits before it."""
         return self.ready and not self.door.held and not self.door.arriving
 
-    def check_room(self, handler: BoundHandler) -> None:
+    def check_room(self) -> None:
         """Refuse a message that the actor cannot take.
 
         Raises:
@@ -153,7 +153,7 @@ class Activation:
         """
         system = self.system
         if not reserved:
-            self.check_room(handler)
+            self.check_room()
             if self.status == "suspended" and (waiter is not None or slot is not None):
                 raise self.suspended()
         if self.no == 0:
@@ -286,17 +286,18 @@ class Activation:
             seen = self.tail_seen
             await system.committer.wait_durable()
             limit = system.limits.window_messages
-            rows = await system.store.mailbox(self.no, self.last_position, limit)
+            with system.withdrawals.reading():
+                rows = await system.store.mailbox(self.no, self.last_position, limit)
+                # What was accepted since, perhaps after the commit that was waited for, lies behind what was read.
+                self.tail = len(rows) == limit or self.tail_seen != seen
+                for envelope in rows:
+                    envelope.waiter = system.asked.pop(envelope.no, (0, None))[1]
+                self.take_window(rows)
         except StateUndecodable as error:
             self.suspend(str(error))
             return
         finally:
             self.refilling = False
-        # What was accepted since, perhaps after the commit that was waited for, lies behind what was read.
-        self.tail = len(rows) == limit or self.tail_seen != seen
-        for envelope in rows:
-            envelope.waiter = system.asked.pop(envelope.no, (0, None))[1]
-        self.take_window(rows)
         self.pump()
 
     def take_window(self, rows: list[Envelope]) -> None:
@@ -317,25 +318,42 @@ class Activation:
         """Wait until the first message may start."""
         system = self.system
         if hold == "recovered":
-            if envelope.crashes >= system.limits.crashes_max:
-                self._forget_from_inbox(envelope)
-                endings.give_up(
-                    self,
-                    envelope,
-                    Failure("failed", "Crash", f"the process died {envelope.crashes} times while its turn ran"),
-                    f"crashed {envelope.crashes} times, the most allowed (Limits.crashes_max)",
-                )
-                self.pump()
-                return
-            await system.recovery.begin(envelope, self)
-            if envelope not in (self.inbox or ()):  # It was cancelled or expired meanwhile.
-                system.turn_ended(envelope)
+            try:
+                if not await self._prepare_recovered(envelope):
+                    return
+            except StateUndecodable as error:  # Of its journal, or of what its turn asked.
+                system.journals.pop(envelope.no, None)
+                envelope.hold = hold
+                self.suspend(str(error))
                 return
         await system.committer.wait_durable()
         if envelope.not_before is not None:
             await asyncio.sleep(max(0.0, envelope.not_before - system.wall()))
         envelope.hold = None
         self.pump()
+
+    async def _prepare_recovered(self, envelope: Envelope) -> bool:
+        """Bring back what an earlier life did with the message; return whether its turn may start."""
+        system = self.system
+        if envelope.crashes >= system.limits.crashes_max:
+            if self.type.has_log:
+                await system.recovery.read_journal(envelope)
+                if envelope not in (self.inbox or ()):  # It was cancelled or expired meanwhile.
+                    return False
+            self._forget_from_inbox(envelope)
+            endings.give_up(
+                self,
+                envelope,
+                Failure("failed", "Crash", f"the process died {envelope.crashes} times while its turn ran"),
+                f"crashed {envelope.crashes} times, the most allowed (Limits.crashes_max)",
+            )
+            self.pump()
+            return False
+        await system.recovery.begin(envelope, self)
+        if envelope not in (self.inbox or ()):  # It was cancelled or expired meanwhile.
+            system.turn_ended(envelope)
+            return False
+        return True
 
     def _forget_from_inbox(self, envelope: Envelope) -> None:
         if self.inbox and envelope in self.inbox:

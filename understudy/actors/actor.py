@@ -15,6 +15,7 @@ from understudy.actors.signature import type_arguments
 from understudy.actors.step import Step
 from understudy.actors.turn import Turn, current_turn
 from understudy.errors import InvalidDefinition, NoTurn
+from understudy.mailbox.journal import Journal
 from understudy.supervisor.policy import Policy
 
 S = TypeVar("S", default=None)
@@ -72,8 +73,8 @@ class Actor(Generic[S, E]):
         raise NotImplementedError
 
     @classmethod
-    def log_closing(cls, entries: list[Any], why: str) -> list[Any]:  # noqa: ARG003 - for overrides
-        """Return entries that end the log of a turn that was given up after *entries*; see `log_entry`."""
+    def log_closing(cls, journal: Journal, why: str) -> list[Any]:  # noqa: ARG003 - for overrides
+        """Return what the log keeps of a turn that was given up, from its journal; see `log_entry`."""
         return []
 
     async def on_start(self) -> None:

@@ -6,6 +6,7 @@ Each is decided once and goes into one batch; what the turn told is dropped, wha
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from understudy.events import (
 )
 from understudy.mailbox.commit import Batch, DeadLetter
 from understudy.mailbox.envelope import Envelope
-from understudy.mailbox.journal import Failure, JournalEntry, Outcome
+from understudy.mailbox.journal import Failure, Journal, JournalEntry, Outcome
 from understudy.supervisor.policy import Past, decide, deciding_rule
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _decode_history = msgspec.msgpack.Decoder(list[Past]).decode
 _VOID = Outcome()
+logger = logging.getLogger(__name__)
 
 
 async def failed(activation: Activation, turn: Turn, handler: BoundHandler | None, error: BaseException) -> bool:
@@ -84,6 +86,7 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
         answer(activation, turn, to_failure(error), handler)
         return False
     failure = to_failure(error)
+    turn.trace()
     turn.emit(
         TurnFailed,
         kind=activation.type.kind,
@@ -176,13 +179,23 @@ def give_up(
     batch.dead[envelope.no] = DeadLetter(envelope, failure, system.wall())
     batch.work += 1
     activation.depth -= 1
-    system.journals.pop(envelope.no, None)
+    logger.warning(
+        "message.dead_lettered",
+        extra={
+            "actor": activation.name,
+            "handler": envelope.handler,
+            "dead_letter": failure.dead_letter,
+            "error": f"{failure.type}: {failure.message}",
+            "reason": reason,
+        },
+    )
+    journal = system.journals.pop(envelope.no, None)
     counter = batch.turns.setdefault((activation.type.kind, envelope.handler), [0, 0])
     counter[1] += 1
     _release_failure(activation, batch, envelope, failure, activation.type.handlers.get(envelope.handler))
     if turn is not None:
         turn.trace()
-    _close_log(activation, batch, turn, f"{failure.type}: {failure.message}")
+    _close_log(activation, batch, journal, f"{failure.type}: {failure.message}")
     system.recorder.emit_for(
         envelope,
         MessageDeadLettered,
@@ -233,7 +246,7 @@ def _withdraw(activation: Activation, envelope: Envelope, error: type[Exception]
     batch.forgotten.append(envelope.no)
     batch.finish(envelope)
     activation.depth -= 1
-    _close_log(activation, batch, system.turns.get(envelope.no), why)
+    _close_log(activation, batch, journal, why)
     failure = Failure("own", error.__name__, f"{activation.name}.{envelope.handler}: {why}.")
     _release_failure(activation, batch, envelope, failure, None, "cancelled")
     system.recorder.emit_for(envelope, event, kind=activation.type.kind, actor=activation.id, handler=envelope.handler)
@@ -267,9 +280,9 @@ def close_journal(activation: Activation, batch: Batch, turn: Turn) -> None:
         batch.forgotten.append(journal.message)
 
 
-def _close_log(activation: Activation, batch: Batch, turn: Turn | None, why: str) -> None:
+def _close_log(activation: Activation, batch: Batch, journal: Journal | None, why: str) -> None:
     """Keep what a run that ends without an answer has done: the agent remembers it."""
-    if turn is None or not turn.records or not activation.type.has_log:
+    if journal is None or not activation.type.has_log:
         return
-    ended = activation.type.cls.log_closing([entry for entry, _ in turn.records], why)
-    activation.state.append(batch, [*turn.records, *((entry, encode(entry)) for entry in ended)], None)
+    entries = activation.type.cls.log_closing(journal, why)
+    activation.state.append(batch, [(entry, encode(entry)) for entry in entries], None)

@@ -49,6 +49,19 @@ def to_error(
     failure: Failure, what: str, raises: Sequence[type[Exception]] = (), *, role: str = "handler"
 ) -> Exception:
     """Return the exception that *failure* is at its receiver; *what* names the handler, step or tool that failed."""
+    error = _error_of(failure, what, raises, role)
+    if failure.traceback:
+        error.add_note(f"Where it happened:\n{failure.traceback}")
+    if failure.dead_letter:
+        id = failure.dead_letter
+        error.add_note(
+            f"The message is kept as dead letter {id}, and holds its key: system.redeliver({id!r}) tries it again, "
+            f"system.discard({id!r}) forgets it."
+        )
+    return error
+
+
+def _error_of(failure: Failure, what: str, raises: Sequence[type[Exception]], role: str) -> Exception:
     if failure.kind == "declared":
         for cls in raises:
             if cls.__name__ == failure.type:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from understudy.actors import asking, keys
+from understudy.actors.activation import closed_error
 from understudy.actors.failures import to_error
 from understudy.actors.job import JobStatus
 from understudy.actors.turn import scope
@@ -119,8 +120,13 @@ class Jobs:
         Raises:
             ActorSuspended: Its actor is held.
             NotFound: Nothing is known of it (any more).
+            SystemClosed: The system has ended; the outcome can be awaited in its next life.
         """
         system = self._system
+        if system.failure is not None:
+            raise system.failure
+        if not system.usable:  # Nobody would tell of the end a second time.
+            raise closed_error()
         waiter: asyncio.Future[Outcome] = system.loop.create_future()
         self._waiters.setdefault(no, []).append(waiter)
         try:
@@ -160,6 +166,11 @@ class Jobs:
             if no in system.open_jobs:
                 return None
             raise self._not_found(no)
+        if not where.pending.head.keep:
+            raise NotFound(
+                f"job {system.job_id(no)} was no job: its message was told or asked without a key, and no outcome of it is "
+                "kept; use submit()."
+            )
         self._actors[no] = where.pending.actor
         activation = await system.population.of_no(where.pending.actor)
         if activation is not None and activation.status == "suspended":

@@ -36,6 +36,9 @@ async def send_keyed(
             sender.check(handler.where)
         if taken is not None:
             return taken
+        if sender is None:  # The system may have ended while the key was looked up.
+            activation.system.check_usable()
+            activation.system.check_accepting()
         envelope = activation.send(handler, options, body, arguments, sender=sender, slot=slot, keep=True)
         note_key(activation, handler.name, options.key, envelope.no, handler.wire.digest(arguments))
         return envelope.no

@@ -119,7 +119,8 @@ async def _outcome(turn: Turn, spec: Spec, arguments: bytes, key: str | None) ->
     turn.check(f"{spec.role} {spec.name}")
     slot = await turn.claim(f"{spec.role} {spec.name}", arguments, repeatable=spec.interrupted == "rerun", key=key)
     if slot.outcome is not None:
-        if spec.role != "tool":  # The replayed call of a tool is told by its own turn.
+        unknown_yet = slot.outcome.failure is not None and slot.outcome.failure.type == OutcomeUnknown.__name__
+        if spec.role != "tool" and not unknown_yet:  # The replayed call of a tool is told by its own turn.
             turn.replayed(spec.name, slot, spec.role, spec.span)
         return slot.outcome
     context = contextvars.copy_context()
@@ -166,16 +167,16 @@ async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
     turn.mark_started()
     if spec.interrupted == "fail":
         # The start mark is the outcome that a crash leaves behind.
-        _write(turn, slot, Outcome(failure=unknown(name, "the process died or the turn was ended while it ran")))
+        write_row(turn, slot, Outcome(failure=unknown(name, "the process died or the turn was ended while it ran")))
     try:
         await system.committer.wait_durable()
     except asyncio.CancelledError:
         if spec.interrupted == "fail" and slot.work is None:
-            _write(turn, slot, Outcome())  # It never began.
+            write_row(turn, slot, Outcome())  # It never began.
         raise
     if turn.ended is not None:
         if spec.interrupted == "fail" and slot.work is None:
-            _write(turn, slot, Outcome())
+            write_row(turn, slot, Outcome())
         raise TurnEnded(f"step {name}: its turn has ended ({turn.ended}).")
     began_s = system.loop.time()
     history: list[Past] = []
@@ -278,7 +279,7 @@ def _thread_ended(turn: Turn, spec: Spec, slot: Slot, work: asyncio.Task[Any]) -
         if failure is not None and failure.type == OutcomeUnknown.__name__:
             turn.settle(slot, Outcome(failure=failure))
         else:
-            _write(turn, slot, Outcome())
+            write_row(turn, slot, Outcome())
 
 
 def _failure_of(error: Exception, spec: Spec) -> Failure:
@@ -324,7 +325,7 @@ def _encoded(value: Any, spec: Spec, turn: Turn) -> bytes:
     return body
 
 
-def _write(turn: Turn, slot: Slot, outcome: Outcome) -> None:
+def write_row(turn: Turn, slot: Slot, outcome: Outcome) -> None:
     """Journal a row without giving the outcome to anybody."""
     journal = turn.ensure_journal()
     system = turn.activation.system

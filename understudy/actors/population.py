@@ -52,16 +52,17 @@ class Population:
             self.make_room()
 
     async def _load_page(self, page: list[Activation]) -> None:
-        records = await self._system.store.load(
-            [(each.type.kind, each.id) for each in page], self._system.limits.window_messages
-        )
-        for activation, record in zip(page, records, strict=True):
-            await activation.loaded(record)
-            if activation.no:
-                self.active[activation.no] = activation
-            activation.ready = True
-            activation.door.let_in()
-            activation.pump()
+        with self._system.withdrawals.reading():
+            records = await self._system.store.load(
+                [(each.type.kind, each.id) for each in page], self._system.limits.window_messages
+            )
+            for activation, record in zip(page, records, strict=True):
+                await activation.loaded(record)
+                if activation.no:
+                    self.active[activation.no] = activation
+                activation.ready = True
+                activation.door.let_in()
+                activation.pump()
 
     def next_actor(self, activation: Activation) -> int:
         """Return the number of a new actor."""

@@ -19,6 +19,8 @@ def reached(children: Sequence[Any]) -> Iterator[type[Actor[Any, Any]] | Tool[..
         InvalidDefinition: Something in the list is no actor class.
     """
     seen: set[int] = set()
+    if not isinstance(children, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance] - users are not all typed
+        raise InvalidDefinition(f"System(path, [classes]) takes a list of actor classes; got {children!r}.")
     queue: list[Any] = list(children)
     while queue:
         each = queue.pop(0)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 _SUSPECTS_S = 0.05  # how often a suspect looks whether another one has ended
 
 
+def was_begun(envelope: Envelope) -> bool:
+    """Whether a turn of the message was started before it was read from disk."""
+    return bool(envelope.started or envelope.crashes or envelope.attempts)
+
+
 class Recovery:
     """What one system found when it was opened."""
 
@@ -59,25 +64,29 @@ class Recovery:
                 handler=envelope.handler,
                 crashes=envelope.crashes,
             )
-        begun_before = envelope.started or envelope.crashes or envelope.attempts
         if envelope.crashes >= self._system.limits.crashes_alone:
             await self._become_suspect(envelope, activation)
-        if begun_before:
-            # A child may end at any moment: what it answered before this journal existed is on disk after the wait, and
-            # what it answers from here on is given to the journal. Read in this order, no answer falls between.
-            journal = self._system.journal_of(envelope)
-            await self._system.committer.wait_durable()
-            children = await self._system.store.asked_by(envelope.no)
-            for entry in await self._system.store.journal(envelope.no):
-                journal.remember(entry)
-            for child in children:
-                assert child.caller_key is not None
-                journal.expect(child.caller_key, child.no)
+        await self.read_journal(envelope)
         if envelope not in (activation.inbox or ()):  # It was cancelled or expired meanwhile, and its row goes.
             self._system.journals.pop(envelope.no, None)
             return
         envelope.started = 2 if self.suspects and self.suspects[-1][0] is envelope else 1
         self._system.committer.touch().note_progress(envelope)
+
+    async def read_journal(self, envelope: Envelope) -> None:
+        """Read back what the message's turn did in an earlier life, if it was begun."""
+        if not was_begun(envelope):
+            return
+        # A child may end at any moment: what it answered before this journal existed is on disk after the wait, and
+        # what it answers from here on is given to the journal. Read in this order, no answer falls between.
+        journal = self._system.journal_of(envelope)
+        await self._system.committer.wait_durable()
+        children = await self._system.store.asked_by(envelope.no)
+        for entry in await self._system.store.journal(envelope.no):
+            journal.remember(entry)
+        for child in children:
+            assert child.caller_key is not None
+            journal.expect(child.caller_key, child.no)
 
     async def _become_suspect(self, envelope: Envelope, activation: Activation) -> None:
         """Wait until no other suspect runs, or the one that runs waits for this actor: it would wait for ever."""

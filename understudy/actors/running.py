@@ -61,7 +61,7 @@ async def run(activation: Activation, envelope: Envelope) -> None:
                 handler = activation.type.handlers.get(envelope.handler)
                 if handler is None:
                     raise StateUndecodable(f"{activation.type.kind} has no handler '{envelope.handler}' any more.")
-                if envelope.head.traced or system.trace_all or activation.type.role != "actor":
+                if envelope.head.traced or envelope.crashes or system.trace_all or activation.type.role != "actor":
                     turn.trace()
                 if envelope.head.deadline_at is not None and system.wall() >= envelope.head.deadline_at:
                     turn.stop("deadline")

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 from uuid import UUID
 
-from understudy.actors import closing
+from understudy.actors import closing, letters
 from understudy.actors.activation import Activation
 from understudy.actors.actor import Actor
 from understudy.actors.handler import Handler
@@ -470,6 +470,24 @@ class System:
             for letter in page:
                 yield letter
             after = page[-1].envelope.no
+
+    async def redeliver(self, id: str, /) -> None:
+        """Try a dead letter again: back at the end of its actor's mailbox, its finished steps not repeated.
+
+        *id* is what `HandlerFailed.dead_letter`, or the job's id, says. Returns once that is durable.
+
+        Raises:
+            NotFound: There is no such dead letter (any more).
+            MailboxFull: Too many messages wait; nothing was changed.
+            NotRegistered: Its actor's class is not registered.
+        """
+        self.check_usable()
+        await letters.redeliver(self, id)
+
+    async def discard(self, id: str, /) -> None:
+        """Forget a dead letter for good; its key is free again. Raises `NotFound`."""
+        self.check_usable()
+        await letters.discard(self, id)
 
     async def resume(self, ref: Actor[Any, Any], /) -> None:
         """Let a suspended actor go on: its state is read again, then its mail is handled.

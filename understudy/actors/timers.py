@@ -29,14 +29,14 @@ class Timers:
         self._system = system
         self._heap: list[Timer] = []
         self._pending: dict[int, Envelope] = {}  # accepted in this life: no need to read them back
-        self._gone: set[int] = set()  # cancelled before they were due
         self._beyond: Timer | None = None  # later ones lie on disk only; None: all are in memory
+        self._late: list[Timer] | None = None  # accepted beyond that while a page is read, which may not have them
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Read the nearest timers and begin to deliver."""
-        await self._read_page(None)
+        await self._read_page()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="understudy-timers")
         self._task.add_done_callback(self._system.watch_task)
 
@@ -51,8 +51,14 @@ class Timers:
         assert envelope.due_at is not None
         timer = Timer(envelope.due_at, envelope.no, envelope.actor)
         self._pending[envelope.no] = envelope
+        self._place(timer)
+
+    def _place(self, timer: Timer) -> None:
         if self._beyond is not None and timer > self._beyond:
-            self._leave_on_disk(timer)
+            if self._late is not None:
+                self._late.append(timer)
+            else:
+                self._leave_on_disk(timer)
             return
         heapq.heappush(self._heap, timer)
         if self._heap[0] is timer:
@@ -75,26 +81,42 @@ class Timers:
 
     def withdraw(self, no: int) -> Envelope | None:
         """Forget a delayed message; return it when it is in memory."""
-        self._gone.add(no)
+        self._heap = [timer for timer in self._heap if timer.no != no]
+        heapq.heapify(self._heap)
         return self._pending.pop(no, None)
 
-    async def _read_page(self, after: Timer | None) -> None:
-        page = await self._system.store.timers(after, _PAGE)
-        self._beyond = page[-1] if len(page) == _PAGE else None
+    async def _read_page(self) -> None:
+        """Bring the next timers into memory."""
+        withdrawals = self._system.withdrawals
+        after = self._beyond
+        late = self._late = []
+        try:
+            if after is not None:
+                await self._system.committer.wait_durable()
+            with withdrawals.reading():
+                page = await self._system.store.timers(after, _PAGE)
+                if self._beyond is after:  # Else so many nearer ones came that the page lies beyond them.
+                    self._beyond = page[-1] if len(page) == _PAGE else None
+                    known = {timer.no for timer in self._heap}
+                    for timer in page:
+                        if timer.no not in known and timer.no not in withdrawals.withdrawn:
+                            heapq.heappush(self._heap, timer)
+        finally:
+            self._late = None
         known = {timer.no for timer in self._heap}
-        for timer in page:
-            if timer.no not in known and timer.no not in self._gone:
-                heapq.heappush(self._heap, timer)
+        for timer in late:
+            if timer.no in self._pending and timer.no not in known:
+                self._place(timer)
 
     async def _run(self) -> None:
         system = self._system
         while True:
             self._changed.clear()
             if not self._heap and self._beyond is not None:
-                await system.committer.wait_durable()
-                await self._read_page(self._beyond)
+                await self._read_page()
             if not self._heap:
-                await self._changed.wait()
+                if self._beyond is None:
+                    await self._changed.wait()
                 continue
             wait_s = self._heap[0].due_at - system.wall()
             if wait_s > 0:
@@ -109,25 +131,26 @@ class Timers:
             due: list[Timer] = []
             while self._heap and self._heap[0].due_at <= now and len(due) < _TOGETHER:
                 due.append(heapq.heappop(self._heap))
-            await self._fire(due)
+            with system.withdrawals.reading():
+                await self._fire(due)
 
     async def _fire(self, due: list[Timer]) -> None:
         """Deliver timers in order; their actors are brought back together."""
         system = self._system
         await system.population.bring_back({timer.actor for timer in due})
         for timer in due:
-            envelope = self._pending.pop(timer.no, None)
+            envelope = self._pending.get(timer.no)
             known = envelope is not None
             envelope = envelope or await self._read(timer.no)
             activation = await system.population.of_no(timer.actor)
+            if timer.no in system.withdrawals.withdrawn:
+                continue
+            self._pending.pop(timer.no, None)
             if envelope is None or activation is None:
                 continue  # Its code is not there: the mail waits.
             if not known:
                 envelope.waiter = system.asked.pop(timer.no, (0, None))[1]
                 system.recovery.hold_if_recovered(envelope, activation)
-            if timer.no in self._gone:
-                self._gone.discard(timer.no)
-                continue
             activation.arrive(envelope)
 
     async def _read(self, no: int) -> Envelope | None:

@@ -236,7 +236,7 @@ class Turn:
                             key=options.key,
                         )
                     return
-        activation.check_room(handler)
+        activation.check_room()
         activation.reserved += 1
         if options.key is not None:
             activation.key_holds += 1

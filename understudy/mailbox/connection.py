@@ -10,7 +10,6 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -128,13 +127,14 @@ class ThreadRunner(aiosqlite.Connection):
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run *function* whole on the connection's thread."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put_nowait((future, partial(function, self._conn)))
+        # A closure, not a `partial`: aiosqlite logs what it runs, and a partial shows its arguments, users' data.
+        self._jobs.put_nowait((future, lambda: function(self._conn)))
         with outside(), self._way:
             return await settle(future)
 
     def post(self, function: Callable[[sqlite3.Connection], None]) -> None:
         """Run *function* on the connection's thread, without waiting for it."""
-        self._jobs.put_nowait((None, partial(function, self._conn)))
+        self._jobs.put_nowait((None, lambda: function(self._conn)))
 
     async def close(self) -> None:
         """Close the connection and end its thread."""

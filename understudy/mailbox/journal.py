@@ -212,6 +212,20 @@ class Journal:
         slot = Slot(group + b"#%d" % self._numbers.get(group, 0), lineage.key if lineage is not None else None)
         return self._claimed(self._add(slot))
 
+    def claim_covered(self, slot: Slot) -> list[Slot]:
+        """Claim the steps that the outcome of *slot* stands for, and return them: they are not asked for again.
+
+        They were made after it in its branch, or are matched by the same thing.
+        """
+        covered: dict[bytes, Slot] = {slot.key: slot}
+        match = _matched_by(slot)
+        for step in self.slots.values():
+            same = step.key.startswith((b"ask ", b"query ")) and _matched_by(step) == match
+            if not step.claimed and (same or step.after in covered):
+                step.claimed = True
+                covered[step.key] = step
+        return list(covered.values())[1:]
+
     def left_over(self, name: bytes) -> bool:
         """Whether outcomes of steps called *name* wait for a turn that asks for them again."""
         return self.replaying and any(
@@ -273,6 +287,10 @@ class Journal:
                 return lineage is not None and lineage.holds(key)
             key = before.after if before is not None else self._gone.get(key)
         return guess
+
+
+def _matched_by(slot: Slot) -> bytes:
+    return slot.key.partition(b"\0")[2].rpartition(b"#")[0]
 
 
 def group(name: str, arguments_digest: bytes, key: str | None = None) -> bytes:

@@ -55,7 +55,7 @@ class FakeAnthropic:
     """A model endpoint that answers what it is told: a script of answers, or a function of the request.
 
     Open it with `async with`; `endpoint()` goes into `System(endpoints=[...])`. A call beyond the script is answered
-    with status 500 and raised when the fake closes, unless the test failed already; so is what the function raises.
+    with status 400 and raised when the fake closes, unless the test failed already; so is what the function raises.
 
     `calls` counts every call, also failed ones; `paid` those answered with content. `split_seed` splits the stream's
     bytes at random places. `ledger_path` is a file that gets one JSON line per paid call, on disk before the answer's
@@ -265,13 +265,13 @@ class FakeAnthropic:
             raise
         except Exception as error:
             self.error = self.error or error
-            return fails(500, message=f"the function given to FakeAnthropic raised {type(error).__name__}: {error}")
+            return fails(400, message=f"the function given to FakeAnthropic raised {type(error).__name__}: {error}")
         text = (
             f"FakeAnthropic has no answer left: its script has {self._script_length} and this is call {request.index + 1}. "
             "Add an answer, or find out why there is one more call."
         )
         self.exhausted = self.exhausted or AssertionError(text)
-        return fails(500, message=text)
+        return fails(400, message=text)  # Nothing that is tried again: the test is to end.
 
     async def _pay(self, paid: PaidCall) -> None:
         self.paid.append(paid)

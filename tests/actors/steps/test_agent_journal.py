@@ -66,7 +66,7 @@ async def test_tool_starts_when_the_answer_that_caused_it_is_on_disk(open_system
         outside.seen["journal"] = lambda: system.store.journal(1)
         await (await system.actor(Clerk, "c").run.submit("What is an actor?"))
 
-    assert [row.key.partition(b"\0")[0] for row in outside.seen["on disk"]] == [b"model model"]
+    assert [row.key.partition(b"\0")[0] for row in outside.seen["on disk"]] == [b"prompt", b"model model"]
 
 
 async def test_model_is_told_that_nobody_knows_whether_an_interrupted_mail_was_sent(

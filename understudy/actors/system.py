@@ -23,7 +23,7 @@ from understudy.actors.jobs import Jobs
 from understudy.actors.kinds import ActorType
 from understudy.actors.limits import Limits
 from understudy.actors.population import Population
-from understudy.actors.recorder import Listener, Recorder
+from understudy.actors.recorder import Recorder
 from understudy.actors.recovery import Recovery
 from understudy.actors.ref import Ref
 from understudy.actors.registry import Registry
@@ -65,11 +65,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-_TIDY_S = 60.0  # how often old rows are looked for
-_DRIFT_MAX_S = 3600.0  # retention pauses while wall and monotonic clock disagree by more since the opening
-_SUSPECTS_S = 0.02  # how often a suspect looks whether it may run; there are suspects after crashes only
-_SWEEP_S = 30.0  # how often idle actors are looked for, at most
 
 
 class System:
@@ -268,7 +263,7 @@ class System:
         if not task.cancelled() and task.exception() is not None and self.failure is None:
             self._store_failed(cast(BaseException, task.exception()))
 
-    # --- what is registered ----------------------------------------------------------------------------------------
+    # --- addresses -------------------------------------------------------------------------------------------------
 
     def tool_target(self, tool: Tool[..., Any]) -> ActorTarget:
         """Return the address of a tool's actor."""
@@ -277,8 +272,6 @@ class System:
     def target(self, type: ActorType, id: str) -> ActorTarget:
         """Return the address of an actor of a known type."""
         return ActorTarget(self, type, id)
-
-    # --- addresses -------------------------------------------------------------------------------------------------
 
     def actor(self, cls: type[A], id: str | None = None, /) -> A:
         """Return the address of an actor; it comes to life with its first message. Without an id it is a fresh one."""
@@ -323,7 +316,7 @@ class System:
             raise NotFound(f"job {id} belongs to another store than this one.")
         return int(number)
 
-    # --- activation ------------------------------------------------------------------------------------------------
+    # --- messages --------------------------------------------------------------------------------------------------
 
     def next_message(self) -> int:
         """Return the number of a new message."""
@@ -411,8 +404,6 @@ class System:
         view.within = f"query {where}"
         return view
 
-    # --- recovery --------------------------------------------------------------------------------------------------
-
     # --- trace -----------------------------------------------------------------------------------------------------
 
     async def trace(self, id: str, /) -> Trace:
@@ -434,20 +425,14 @@ class System:
             )
         return build_trace(id, events)
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Stream events as they are committed, from now on; ends when the system closes.
+    def events(self) -> AsyncIterator[Event]:
+        """Stream events as they are committed, from this call on; ends when the system closes.
 
         Raises:
             LimitExceeded: The listener fell too far behind; what it has missed is in the store.
         """
         self.check_usable()
-        listener = Listener()
-        self.recorder.listeners.add(listener)
-        try:
-            while (body := await listener.next()) is not None:
-                yield self.registry.decoder(Event)(body)
-        finally:
-            self.recorder.listeners.discard(listener)
+        return self.recorder.listen()
 
     # --- administration --------------------------------------------------------------------------------------------
 

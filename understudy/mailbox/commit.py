@@ -119,7 +119,7 @@ class Batch:
 class Committer:
     """Owns the writing side of a store: takes batch after batch, commits, releases who waits.
 
-    `on_failure` is called once, with the error, when a commit fails.
+    `on_failure` is called once, with the error, when a commit fails, or what follows it.
     """
 
     # The batch is taken when the event loop has gone quiet, so that turns which are ready to run can still finish into
@@ -223,17 +223,17 @@ class Committer:
             if not batch.work:
                 continue
             self.open = Batch(batch.number + 1)
-            self.taking(batch)
-            self._flying = batch
-            self._make_room()
             try:
+                self.taking(batch)
+                self._flying = batch
+                self._make_room()
                 await self._store.commit(batch)
-            except BaseException as error:
+                self._flying = None
+                self.durable = batch.number
+                self._release(batch)
+            except BaseException as error:  # Also of what is called here: a task that dies silently leaves all waiting.
                 self._fail(error, batch)
                 return
-            self._flying = None
-            self.durable = batch.number
-            self._release(batch)
 
     async def _wanted(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait until somebody waits for the open batch, or for a moment.
@@ -279,10 +279,16 @@ class Committer:
         self.committed(batch)
 
     def _fail(self, error: BaseException, batch: Batch) -> None:
-        self.failure = StoreFailed(
-            f"a commit failed and its outcome is unknown ({error}); the store stopped and nothing more is released. "
-            "Mend the cause (space, permissions, disk) and open the store again: it decides from what is on disk."
-        )
+        if self.durable < batch.number:
+            self.failure = StoreFailed(
+                f"a commit failed and its outcome is unknown ({error}); the store stopped and nothing more is released. "
+                "Mend the cause (space, permissions, disk) and open the store again: it decides from what is on disk."
+            )
+        else:
+            self.failure = StoreFailed(
+                f"what follows a commit failed ({type(error).__name__}: {error}); the store stopped and nothing more is "
+                "released. What was committed is on disk: open the store again."
+            )
         self.failure.__cause__ = error
         for unsettled in (batch, self.open):
             for future in [*(future for future, _ in unsettled.released), *unsettled.waiters]:

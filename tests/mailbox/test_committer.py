@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -192,3 +193,34 @@ async def test_stop_commits_what_is_left(bench: Bench) -> None:
     await bench.committer.stop()
 
     assert (await bench.store.message(1)).pending is not None
+
+
+@pytest.mark.parametrize("where", ["released", "after", "committed", "taking"])
+async def test_error_beside_the_commit_stops_the_store_and_tells_who_waits(faulty: FaultyStore, where: str) -> None:
+    bench = Bench(faulty)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    bench.accept(message(1))
+    if where == "released":
+        bench.committer.release(asyncio.get_running_loop().create_future(), StopIteration())  # No future takes it.
+    elif where == "after":
+        bench.committer.touch().after.append(fail)
+    elif where == "committed":
+        bench.committer.committed = fail
+    else:
+        bench.committer.taking = fail
+
+    reply = bench.reply("late") if where == "released" else None
+    with suppress(StoreFailed):  # Who waited for this commit alone may have been told already that it is on disk.
+        await bench.committer.wait_durable()
+    bench.accept(message(2))
+    with pytest.raises(StoreFailed):
+        await bench.committer.wait_durable()
+
+    if reply is not None:
+        with pytest.raises(StoreFailed):
+            await reply
+    assert len(bench.failures) == 1
+    await bench.committer.stop()

@@ -27,6 +27,7 @@ class Withdrawals:
         self._system = system
         self.deadlines: dict[int, asyncio.TimerHandle] = {}
         self.withdrawn: set[int] = set()  # ended while they lay on disk: a read under way must not bring them back
+        self._cancelling: dict[int, asyncio.Task[None]] = {}  # who cancels a message again joins
         self._reads: dict[int, None] = {}  # reads under way, oldest first
         self._read_last = 0
         self._unread: deque[tuple[int, int]] = deque()  # (last read begun before its row was gone, withdrawn message)
@@ -63,8 +64,11 @@ class Withdrawals:
             NotRegistered: It waits for code that is not registered.
             SystemClosed: The system ended first; nothing was cancelled.
         """
-        work = self._system.loop.create_task(self._cancel(no), name="understudy-cancel")
-        self._system.keep_task(work)
+        work = self._cancelling.get(no)
+        if work is None:
+            work = self._cancelling[no] = self._system.loop.create_task(self._cancel(no), name="understudy-cancel")
+            work.add_done_callback(lambda _: self._cancelling.pop(no))
+            self._system.keep_task(work)
         try:
             await settle(work)
         except asyncio.CancelledError:

@@ -9,6 +9,9 @@ import msgspec
 import pytest
 
 from understudy import Actor, InvalidArguments, JobCancelled, Limits, System, handler, step
+from understudy.mailbox.envelope import Envelope
+from understudy.mailbox.store import Whereabouts
+from understudy.testing import InlineSQLiteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -327,3 +330,122 @@ async def test_outside_caller_of_a_cancelled_message_is_told(path: Path) -> None
 
         with pytest.raises(JobCancelled):
             await waiting
+
+
+class HeldReads(InlineSQLiteStore):
+    """A store whose reads of one sort wait until the test lets them go."""
+
+    held = ""  # the reads that wait
+    after = 0  # how many of them go through first
+
+    def hold(self, what: str, after: int = 0) -> None:
+        self.held, self.after = what, after
+        self.reading = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def _pass(self, what: str) -> None:
+        if self.held == what:
+            if self.after == 0:
+                self.reading.set()
+                await self.gate.wait()
+            else:
+                self.after -= 1
+
+    async def message(self, no: int) -> Whereabouts:
+        found = await super().message(no)
+        await self._pass("message")
+        return found
+
+    async def asked_by(self, message: int) -> list[Envelope]:
+        found = await super().asked_by(message)
+        await self._pass("asked_by")
+        return found
+
+
+@pytest.mark.parametrize("reads", [0, 1])
+async def test_cancel_that_is_cancelled_itself_goes_to_its_end(path: Path, reads: int) -> None:
+    store = HeldReads(path)
+    async with System(store, [Worker, Boss], resources=[Notes()], limits=Limits(window_messages=2)) as system:
+        worker = system.actor(Worker, "w")
+        await worker.work.submit("slow", 10)
+        queued = [await worker.work.submit(str(i)) for i in range(20)]
+        store.hold("message", after=reads)
+        cancelling = asyncio.ensure_future(queued[15].cancel())
+        await store.reading.wait()
+
+        cancelling.cancel()
+        await asyncio.sleep(1)
+        store.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelling
+
+        assert (await queued[15].status()).state == "cancelled"
+        with pytest.raises(JobCancelled):
+            await queued[15]
+        assert await queued[19] == "19"
+        assert await depth(system) == 0
+
+
+async def test_cancel_that_is_cancelled_leaves_nothing_running_that_the_message_asked(path: Path) -> None:
+    async with system_at(path, limits=Limits(grace_s=1)) as system:
+        job = await system.actor(Boss, "b").delegate_to_two.submit()
+        await asyncio.sleep(1)
+    store = HeldReads(path)
+    store.hold("asked_by")
+    async with System(store, [Worker, Boss], resources=[Notes()]) as system:
+        await store.reading.wait()
+        cancelling = asyncio.ensure_future(system.job(job.id).cancel())
+        await asyncio.sleep(1)
+
+        cancelling.cancel()
+        await asyncio.sleep(1)
+        store.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelling
+
+        assert (await system.job(job.id).status()).state == "cancelled"
+        assert await depth(system) == 0
+
+
+async def test_message_is_cancelled_once_however_many_cancel_it(path: Path) -> None:
+    async with system_at(path, limits=Limits(window_messages=2)) as system:
+        worker = system.actor(Worker, "w")
+        await worker.work.submit("slow", 10)
+        queued = [await worker.work.submit(str(i)) for i in range(10)]
+
+        await asyncio.gather(*(queued[i].cancel() for i in (0, 0, 0, 7, 7, 7)))
+
+        assert await queued[-1] == "9"
+        assert await depth(system) == 0
+
+
+async def test_caller_of_a_message_on_disk_is_told_of_its_cancellation(path: Path) -> None:
+    store = HeldReads(path)
+    async with System(store, [Worker, Boss], resources=[Notes()], limits=Limits(window_messages=2)) as system:
+        worker = system.actor(Worker, "w")
+        await worker.work.submit("slow", 1)
+        for i in range(3):
+            await worker.work.submit(str(i))
+        asking = asyncio.ensure_future(worker.work("asked"))
+        await asyncio.sleep(0.5)
+        no = system.last_message
+        store.hold("message", after=1)
+        cancelling = asyncio.ensure_future(system.job(system.job_id(no)).cancel())
+        await store.reading.wait()
+        await asyncio.sleep(10)  # The mailbox is read to its end meanwhile.
+
+        store.gate.set()
+        await cancelling
+
+        with pytest.raises(JobCancelled):
+            await asyncio.wait_for(asking, 10)
+
+
+async def test_what_was_cancelled_on_disk_is_forgotten(path: Path) -> None:
+    async with system_at(path, limits=Limits(window_messages=2)) as system:
+        worker = system.actor(Worker, "w")
+        await worker.work.submit("slow", 10)
+        for job in [await worker.work.submit(str(i)) for i in range(20)]:
+            await job.cancel()
+
+        assert not system.withdrawals.withdrawn

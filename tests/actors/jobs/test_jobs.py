@@ -303,3 +303,15 @@ async def test_result_that_the_asked_type_does_not_fit_is_told(path: Path) -> No
 
         with pytest.raises(Exception, match="does not decode"):
             await system.job(job.id, Account.slow)
+
+
+async def test_message_that_was_only_told_is_no_job_while_it_runs_and_afterwards(path: Path) -> None:
+    async with System(path, [Account]) as system:
+        await system.actor(Account, "a").slow.tell(10)
+        id = system.job_id(system.last_message)
+
+        with pytest.raises(NotFound, match="was no job"):
+            await asyncio.wait_for(system.job(id).result(), 5)
+        await asyncio.sleep(20)
+        with pytest.raises(NotFound, match="was no job"):
+            await asyncio.wait_for(system.job(id).result(), 5)

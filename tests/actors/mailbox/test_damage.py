@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from understudy import Actor, ActorSuspended, OutcomeUnknown, System, handler, query
+from understudy import Actor, ActorSuspended, Limits, OutcomeUnknown, System, handler, query
 
 pytestmark = pytest.mark.anyio
 
@@ -246,3 +246,38 @@ async def test_queue_of_an_unregistered_kind_waits_too(path: Path) -> None:
         for job in jobs:
             await system.job(job.id)
         assert asyncio.get_running_loop().time() - start == pytest.approx(300, abs=5)
+
+
+class Slow(Actor, kind="slow"):
+    @handler
+    async def work(self) -> int:
+        await asyncio.sleep(100)
+        return 1
+
+
+class Asker(Actor, kind="asker"):
+    @handler
+    async def go(self) -> int:
+        return await self.actor(Slow, "s").work()
+
+
+async def test_damaged_message_suspends_the_actor_whose_turn_asked_it_and_nobody_else(path: Path) -> None:
+    async with System(path, [Asker, Slow, Other], limits=Limits(grace_s=1)) as system:
+        job = await system.actor(Asker, "a").go.submit()
+        await asyncio.sleep(1)
+    change(path, "UPDATE message SET checksum = checksum + 1 WHERE handler = 'work'")
+    for _ in range(2):
+        async with System(path, [Asker, Slow, Other], limits=Limits(grace_s=1)) as system:
+            await asyncio.sleep(1)
+
+            assert await system.actor(Other, "o").ping() == "pong"
+            assert {row.kind: row.status async for row in system.actors()}["asker"] == "suspended"
+            with pytest.raises(ActorSuspended, match="checksum"):
+                await system.job(job.id)
+    change(path, "UPDATE message SET checksum = checksum - 1 WHERE handler = 'work'")
+
+    async with System(path, [Asker, Slow, Other]) as system:
+        await system.resume(system.actor(Slow, "s"))
+        await system.resume(system.actor(Asker, "a"))
+
+        assert await system.job(job.id) == 1

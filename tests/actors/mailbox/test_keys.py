@@ -17,8 +17,11 @@ from understudy import (
     Limits,
     NotFound,
     System,
+    SystemClosed,
     handler,
 )
+from understudy.mailbox.store import Whereabouts
+from understudy.testing import InlineSQLiteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -331,3 +334,37 @@ async def test_any_text_is_a_key(path: Path, key: str) -> None:
         await system.actor(Shop, "one").order.options(key=key)("tea")
     async with system_at(path) as system:
         assert await system.actor(Shop, "one").order.options(key=key)("tea") == "tea 1"
+
+
+class SlowKeys(InlineSQLiteStore):
+    """A store that takes its time to look for keys."""
+
+    async def keyed(self, actor: int, handler: str, key: str) -> Whereabouts:
+        found = await super().keyed(actor, handler, key)
+        await asyncio.sleep(1)
+        return found
+
+
+async def test_keyed_message_whose_key_is_looked_up_while_the_system_closes_is_refused(path: Path) -> None:
+    async with System(path, [Shop], resources=[Gate()]) as system:
+        await system.actor(Shop, "s").order("tea")
+    async with System(SlowKeys(path), [Shop], resources=[Gate()]) as system:
+        shop = system.actor(Shop, "s")
+        asking = asyncio.ensure_future(shop.order.options(key="a")("milk"))
+        telling = asyncio.ensure_future(system.actor(Shop, "s").order.options(key="b").tell("milk"))
+        await asyncio.sleep(0.1)
+
+    for sending in (asking, telling):
+        with pytest.raises(SystemClosed):
+            await asyncio.wait_for(sending, 10)
+
+
+async def test_ask_that_joins_a_finished_one_while_the_system_closes_ends(path: Path) -> None:
+    async with System(path, [Shop], resources=[Gate()]) as system:
+        await system.actor(Shop, "s").order.options(key="a")("tea")
+    async with System(SlowKeys(path), [Shop], resources=[Gate()]) as system:
+        asking = asyncio.ensure_future(system.actor(Shop, "s").order.options(key="a")("tea"))
+        await asyncio.sleep(0.1)
+
+    with pytest.raises(SystemClosed):
+        await asyncio.wait_for(asking, 10)

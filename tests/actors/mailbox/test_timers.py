@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from understudy import Actor, InvalidArguments, Limits, System, handler, query
-from understudy.mailbox.store import Whereabouts
+from understudy.mailbox.store import Timer, Whereabouts
 from understudy.testing import InlineSQLiteStore, VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -308,3 +308,62 @@ async def test_timer_cancelled_while_it_is_read_back_does_not_fire(path: Path) -
 
         assert await numbers(system) == []
         assert (await system.job(job.id).status()).state == "cancelled"
+
+
+class SlowPage(InlineSQLiteStore):
+    """A store that delivers a later page of timers when the test says."""
+
+    gate: asyncio.Event | None = None
+    reading: asyncio.Event
+
+    async def timers(self, after: Timer | None, limit: int) -> list[Timer]:
+        page = await super().timers(after, limit)
+        if after is not None and self.gate is not None:
+            self.reading.set()
+            await self.gate.wait()
+        return page
+
+
+@pytest.mark.parametrize(
+    ("far", "new"),
+    [
+        (4, [40.0]),  # behind a short page
+        (20, [24.5, 60.0]),  # within a full page, and behind it
+        (4, [0.1 * i for i in range(1, 12)]),  # so many nearer ones that the page is to be forgotten
+        (4, [1.0, *(30.0 + i for i in range(12))]),
+    ],
+)
+async def test_timer_set_while_a_page_is_read_fires(
+    path: Path, monkeypatch: pytest.MonkeyPatch, far: int, new: list[float]
+) -> None:
+    monkeypatch.setattr("understudy.actors.timers._PAGE", 4)
+    store = SlowPage(path)
+    async with System(store, [Bell]) as system:
+        bell = system.actor(Bell, "b").ring
+        now = datetime.fromtimestamp(loop().wall_time(), UTC)
+        due = [*(10.0 + i for i in range(8)), *(20.0 + i for i in range(far))]
+        for number, at in enumerate(due):
+            await bell.options(at=now + timedelta(seconds=at)).tell(number)
+        gate = store.gate = asyncio.Event()
+        store.reading = asyncio.Event()
+        await store.reading.wait()
+        start = datetime.fromtimestamp(loop().wall_time(), UTC)
+        for number, at in enumerate(new):
+            await bell.options(at=max(start, now + timedelta(seconds=at))).tell(100 + number)
+
+        store.gate = None
+        gate.set()
+        await asyncio.sleep(100)
+
+        rung = await numbers(system)
+        assert sorted(rung) == sorted([*range(len(due)), *(100 + number for number in range(len(new)))])
+
+
+async def test_cancelled_timers_are_forgotten(path: Path) -> None:
+    async with system_at(path) as system:
+        for number in range(50):
+            job = await system.actor(Bell, "b").ring.options(delay_s=3600).submit(number)
+            await job.cancel()
+
+        assert not system.timers._heap
+        assert not system.withdrawals.withdrawn

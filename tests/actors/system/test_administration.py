@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,42 @@ async def test_events_are_streamed_as_they_commit_until_the_system_closes(path: 
     assert "MessageDeadLettered" in names
     (failed,) = [event for event in seen if isinstance(event, events.TurnFailed)]
     assert (failed.actor, failed.error, failed.message, failed.decision) == ("p", "ValueError", "oh no", "dead_letter")
+
+
+async def test_events_are_heard_from_the_call_on(path: Path) -> None:
+    async with system_at(path, trace="all") as system:
+        await asyncio.sleep(1)
+        stream = system.events()
+
+        await system.actor(Pad, "p").write("a")
+
+        assert isinstance(await anext(stream), events.TurnStarted)
+    rest = [type(event).__name__ async for event in stream]
+    assert rest[-1] == "SystemStopped"
+    assert [event async for event in stream] == []
+
+
+async def test_stream_of_events_that_nobody_reads_is_forgotten(path: Path) -> None:
+    async with system_at(path) as system:
+        stream = system.events()
+        assert len(system.recorder.listeners) == 1
+
+        del stream
+        gc.collect()
+
+        assert not system.recorder.listeners
+
+
+async def test_closed_stream_of_events_ends_for_who_waits(path: Path) -> None:
+    async with system_at(path) as system:
+        await asyncio.sleep(1)
+        stream = system.events()
+        waiting = asyncio.ensure_future(anext(stream, None))
+        await asyncio.sleep(1)
+
+        await stream.aclose()
+
+        assert await waiting is None
 
 
 async def test_listener_that_goes_disturbs_nobody(path: Path) -> None:

@@ -19,7 +19,7 @@ def reached(children: Sequence[Any]) -> Iterator[type[Actor[Any, Any]] | Tool[..
         InvalidDefinition: Something in the list is no actor class.
     """
     seen: set[int] = set()
-    if not isinstance(children, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance] - users are not all typed
+    if not isinstance(children, Sequence):
         raise InvalidDefinition(f"System(path, [classes]) takes a list of actor classes; got {children!r}.")
     queue: list[Any] = list(children)
     while queue:

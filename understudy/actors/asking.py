@@ -58,7 +58,7 @@ async def ask(
                 activation.send(handler, options, body, arguments, sender=turn, slot=slot)
             else:
                 await _ask_keyed(turn, activation, handler, options, body, arguments, slot)
-        except BaseException:
+        except BaseException:  # Also a cancellation: what was refused before it began is asked anew next time.
             turn.ensure_journal().drop(slot)
             raise
     if slot.is_open() and activation.status == "suspended":
@@ -146,7 +146,7 @@ async def submit(
                 no = activation.send(handler, options, body, arguments, sender=turn, keep=True).no
             else:
                 no = await keys.send_keyed(activation, handler, options, body, arguments, sender=turn)
-        except BaseException:
+        except BaseException:  # Also a cancellation: what was refused before it began is asked anew next time.
             turn.ensure_journal().drop(slot)
             raise
         # The message and the journal's row lie in one commit: a redelivered turn finds both or none.

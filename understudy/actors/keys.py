@@ -62,7 +62,7 @@ async def find_key(activation: Activation, handler: BoundHandler, key: str, argu
         if known is not None and known[1] != arguments:
             raise key_conflict(activation, handler, Options(key))
         return known[0] if known is not None else None
-    except BaseException:
+    except BaseException:  # Also a cancellation: nobody else would let the next sender in.
         activation.door.release()
         raise
 

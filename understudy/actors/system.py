@@ -182,7 +182,7 @@ class System:
             await self.timers.start()
             self.spawn(self.recovery.run(), "recover")
             self.spawn(self.upkeep.run(), "sweep")
-        except BaseException:
+        except BaseException:  # Also a cancellation: the file must not stay owned.
             self.usable = self.accepting = False
             for task in list(self._tasks):
                 task.cancel()

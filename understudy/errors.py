@@ -5,6 +5,7 @@ UnderstudyError
 │   ├── MailboxFull             the receiver has too many waiting messages; nothing was stored
 │   ├── ActorSuspended          the actor is held with a reason; its mail is kept; resume it and await again
 │   ├── Deadlock                actors wait for each other in a circle; this ask was refused
+│   ├── Restarting              the child is being restarted; ask again, or stop it first
 │   ├── StoreLocked             another process owns the store
 │   └── ModelFailure            the model endpoint did not give a usable answer
 │       ├── RateLimited         too many requests or tokens; wait `retry_after_s`
@@ -27,6 +28,9 @@ UnderstudyError
 │   ├── CallCycle               the ask would wait for itself
 │   ├── NotFound                the id names nothing (any more)
 │   ├── NoTurn                  this may only be called inside a turn
+│   ├── AlreadyStarted          a child with this id runs
+│   ├── AlreadyPresent          a child with this id is kept, not running: restart or delete it
+│   ├── Running                 the child runs: terminate it first
 │   ├── WrongLoop               the system belongs to another event loop
 │   └── StoreRefused            the file is not a store that can be opened; it was not touched
 └── GiveUp                      no later and no other call will make it succeed
@@ -38,12 +42,15 @@ UnderstudyError
     ├── DeadlineExceeded        the message's deadline passed (also a TimeoutError)
     ├── JobCancelled            the message was cancelled
     ├── ActorStopped            the actor has stopped for good; nothing was stored
+    ├── StartFailed             a child of a supervisor could not be started; names it, the cause is chained
+    ├── RestartIntensityExceeded a supervisor gave up: too many restarts within its window; the cause is chained
     ├── StateUndecodable        stored state, event or message bytes do not decode
     ├── SystemClosed            the system is not running
     ├── StoreFailed             a write failed with unknown outcome; nothing more is released
     └── SystemFailed            the system stopped itself; the cause is chained
 
 TurnEnded (BaseException)       the system has ended this turn; it can do nothing more
+Ignore (Exception)              raised by on_start: do not run this actor, and treat that as no failure
 """
 
 from __future__ import annotations
@@ -100,6 +107,12 @@ class ActorSuspended(RetryLater):
 
 class Deadlock(RetryLater):
     """Actors wait for each other in a circle; the ask that would close it was refused."""
+
+
+class Restarting(RetryLater):
+    """The child is being restarted: it neither runs nor is it stopped."""
+
+    child: str = ""
 
 
 class StoreLocked(RetryLater):
@@ -212,6 +225,24 @@ class WrongLoop(ChangeCall):
     """The system was opened on another event loop, or in the parent of a forked process."""
 
 
+class AlreadyStarted(ChangeCall):
+    """A child with this id runs under the supervisor."""
+
+    child: str = ""
+
+
+class AlreadyPresent(ChangeCall):
+    """A child with this id is kept by the supervisor, not running: `restart_child` or `delete_child` it."""
+
+    child: str = ""
+
+
+class Running(ChangeCall):
+    """The child runs: `terminate_child` first."""
+
+    child: str = ""
+
+
 class StoreRefused(ChangeCall):
     """The file is foreign, corrupt, newer, incomplete or on a network file system; it was not touched."""
 
@@ -265,6 +296,21 @@ class ActorStopped(GiveUp):
     """The actor has stopped for good; nothing was stored."""
 
 
+class StartFailed(GiveUp):
+    """A child could not be started, and what was started before it has been stopped again; the cause is chained."""
+
+    child: str = ""
+    supervisor: str = ""
+
+
+class RestartIntensityExceeded(GiveUp):
+    """A supervisor gave up: one restart more than `max_restarts` within `within_s`, or a child escalated its failure."""
+
+    supervisor: str = ""
+    max_restarts: int = 0
+    within_s: float = 0.0
+
+
 class StateUndecodable(GiveUp):
     """Stored state, event, message or outcome bytes do not decode, or their checksum fails."""
 
@@ -285,4 +331,11 @@ class TurnEnded(BaseException):
     """The system ended this turn (shutdown, suspension, cancellation), or it has finished; it can do nothing more.
 
     A BaseException, so that a handler's own `except Exception` does not run its compensation because of a deploy.
+    """
+
+
+class Ignore(Exception):  # noqa: N818 - an answer, not an error
+    """Raise it in `on_start`: this actor is not to run, and that is no failure.
+
+    A static child is kept, not running. An actor on demand refuses its mail: callers get `ActorStopped`.
     """

@@ -179,6 +179,53 @@ class ActorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True):
     reason: str
 
 
+class ActorStopped(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """An actor has ended: by itself, by its policy, or by a person."""
+
+    kind: str
+    actor: str
+    reason: str
+
+
+class ActorAbandoned(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """An actor's turn did not end within its shutdown time: it was left behind, and nothing it does counts any more."""
+
+    kind: str
+    actor: str
+    shutdown_s: float
+
+
+class ChildStartFailed(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """A supervisor could not start a child."""
+
+    supervisor: str
+    child: str
+    error: str
+    message: str
+
+
+class SupervisorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """A supervisor was started again, with its static children."""
+
+    supervisor: str
+    reason: str
+
+
+class SupervisorStopped(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """A supervisor has stopped its children and ended."""
+
+    supervisor: str
+    reason: str
+
+
+class Escalated(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """A failure was handed to the supervisor above: too many restarts, or a policy that says so."""
+
+    supervisor: str
+    child: str
+    reason: str
+
+
 class ActorSuspended(TraceEvent, frozen=True, tag=True, kw_only=True):
     """An actor is held; its mail is kept."""
 
@@ -232,6 +279,12 @@ Event = (
     | DeadLetterRedelivered
     | DeadLetterDiscarded
     | ActorRestarted
+    | ActorStopped
+    | ActorAbandoned
+    | ChildStartFailed
+    | SupervisorRestarted
+    | SupervisorStopped
+    | Escalated
     | ActorSuspended
     | ActorResumed
     | ActorErased

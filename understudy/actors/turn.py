@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from uuid import UUID, uuid5
 
 from understudy.codec import decode_or_suspend, encode
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from understudy.actors.handler import Options
     from understudy.actors.kinds import BoundHandler
     from understudy.mailbox.envelope import Envelope
+    from understudy.supervisor.policy import Decision
 
 A = TypeVar("A", bound="Actor[Any, Any]")
 T = TypeVar("T")
@@ -80,6 +81,7 @@ class Turn:
         "stopped",
         "task",
         "traced",
+        "verdict",
         "waiting",
         "within",
     )
@@ -99,6 +101,7 @@ class Turn:
         self.waiting = 0  # asks and jobs that it waits for now
         self.began_s = 0.0
         self.stopped: str | None = None  # why the system stops it: "cancelled", "deadline", "shutdown"
+        self.verdict: tuple[Decision, Exception] | None = None  # a step's policy has decided about the whole turn
         self.places: dict[tuple[str, bool, bytes], int] = {}  # how many names were made at each
 
     # --- what users see -------------------------------------------------------------------------------------------
@@ -196,6 +199,19 @@ class Turn:
         self.ended = self.ended or reason
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
+
+    def conclude(self, decision: Decision, error: Exception) -> NoReturn:
+        """End this attempt at once: the policy of a step or call has decided about the whole turn.
+
+        Raises:
+            TurnEnded: Always; a handler's `except Exception` has no part in this.
+        """
+        if self.verdict is None:
+            self.verdict = decision, error
+            self.ended = self.ended or "failed"
+            if self.task is not None and self.task is not asyncio.current_task():
+                self.task.cancel()
+        raise TurnEnded(f"the turn ends: {decision.reason}.")
 
     async def close_steps(self) -> None:
         """Cancel the steps that still run and wait until they have ended."""

@@ -45,6 +45,7 @@ class Envelope(msgspec.Struct, eq=False, gc=True):
     attempts: int = 0
     not_before: float | None = None
     history: bytes | None = None  # failures of earlier attempts, encoded
+    amended: bytes | None = None  # arguments that replace `body`, by a policy's amendment
     # Memory only.
     arguments: Any = None  # decoded in this life
     waiter: Any = None  # who waits for the reply in this life

@@ -1,4 +1,4 @@
-"""The message plane: what becomes of a message, or a step, whose attempt failed.
+"""What becomes of a failure: of a message, of its actor, of a step, of a model or tool call.
 
 A policy is an ordered list of rules; the first whose types match decides, and its reactions are used up in order.
 `decide` is a pure function of the failure and how often each rule's reactions were used before, so that a crash in the
@@ -7,17 +7,29 @@ middle of a ladder goes on at the same rung.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import msgspec
 
 from understudy.errors import ChangeCall, GiveUp, InvalidDefinition, UnderstudyError
 from understudy.supervisor.backoff import Backoff
 
-Verb = Literal["retry", "restart", "answer", "dead_letter"]
+Verb = Literal["retry", "amend", "answer", "dead_letter", "restart", "stop", "suspend", "escalate"]
+Amendment = Callable[[Any, Exception], Any]
+"""A plain function, sync or async, from an input and the failure it met to the input of the next attempt."""
 
+HINT_MAX_S = 3_600.0  # a server that asks for more patience than this gets no more
 _DEFAULT_BACKOFF = Backoff(0.2, max_s=10.0)
+_AT_ONCE = Backoff(0.0)
+_AGAIN = frozenset({"retry", "amend", "restart"})
+_WORDS: dict[Verb, str] = {
+    "answer": "answered with the error",
+    "dead_letter": "given up",
+    "stop": "the actor stops",
+    "suspend": "the actor is suspended",
+    "escalate": "escalated to the supervisor",
+}
 
 
 class Reaction(msgspec.Struct, frozen=True):
@@ -26,6 +38,7 @@ class Reaction(msgspec.Struct, frozen=True):
     verb: Verb
     times: int | None = None
     backoff: Backoff | None = None
+    amendment: Amendment | None = None
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -36,15 +49,25 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What becomes of the message now. `rung` counts reactions of the deciding rule that are used up."""
+    """What becomes of the message or step now, after `delay_s`, and why, in words.
+
+    `used_up`: no reaction is left, or no rule matched; the verb is the last resort.
+    """
 
     verb: Verb
     delay_s: float
     reason: str
+    amendment: Amendment | None = None
+    used_up: bool = False
+
+    @property
+    def tries_again(self) -> bool:
+        """Whether another attempt follows."""
+        return self.verb in _AGAIN
 
 
 class Past(msgspec.Struct, frozen=True, array_like=True):
-    """One earlier failed attempt, as it is kept with the message."""
+    """One earlier failed attempt, as it is kept with the message or the step."""
 
     error: str
     rule: int
@@ -53,6 +76,17 @@ class Past(msgspec.Struct, frozen=True, array_like=True):
 def retry(*, times: int, backoff: Backoff | None = None) -> Reaction:
     """Try the same again, at most *times* times; the actor keeps its object."""
     return Reaction("retry", _at_least_one("retry", times), backoff or _DEFAULT_BACKOFF)
+
+
+def amend(how: Amendment, *, times: int = 1, backoff: Backoff | None = None) -> Reaction:
+    """Try again with the input that `how(input, failure)` returns, at most *times* times, at once unless *backoff* is set.
+
+    The input is a model call's request, or the arguments of a message or step as a dict by name. The amended input is
+    stored before the next attempt: a crash neither loses it nor amends it twice.
+    """
+    if not callable(how):
+        raise InvalidDefinition(f"amend({how!r}): expected a function of (input, failure).")
+    return Reaction("amend", _at_least_one("amend", times), backoff or _AT_ONCE, how)
 
 
 def restart(*, times: int = 3, backoff: Backoff | None = None) -> Reaction:
@@ -70,13 +104,47 @@ def dead_letter() -> Reaction:
     return Reaction("dead_letter")
 
 
+def stop() -> Reaction:
+    """Stop the actor for good: the message is a dead letter, other mail is kept, callers get `ActorStopped`.
+
+    Also after a restart of the process, until `system.resume(ref)` or `restart_child`.
+    """
+    return Reaction("stop")
+
+
+def suspend() -> Reaction:
+    """Hold the actor with its mail, this message and its journal included, until `system.resume(ref)`.
+
+    Callers get `ActorSuspended`. What then runs again repeats no finished step, and its ladder begins anew.
+    """
+    return Reaction("suspend")
+
+
+def escalate() -> Reaction:
+    """Let the actor's supervisor fail: it stops its children and exits, and its own supervisor decides.
+
+    The message is kept and delivered again when its actor is started again. Over the root the system stops itself.
+    """
+    return Reaction("escalate")
+
+
 def on(errors: type[Exception] | tuple[type[Exception], ...], first: Reaction, /, *then: Reaction) -> Rule:
     """Return the rule that answers *errors* with these reactions, used up in order."""
     types = errors if isinstance(errors, tuple) else (errors,)
     wrong = [repr(each) for each in types if not is_exception_class(each)]
     if wrong or not types:
         raise InvalidDefinition(f"on() takes exception classes; got {', '.join(wrong) or 'none'}.")
-    return Rule(types, (first, *then))
+    reactions = (first, *then)
+    strange = [repr(each) for each in reactions if not _is_reaction(each)]
+    if strange:
+        raise InvalidDefinition(f"on() takes reactions such as retry(times=3); got {', '.join(strange)}.")
+    for reaction in reactions[:-1]:
+        if reaction.times is None:
+            raise InvalidDefinition(
+                f"on({', '.join(each.__name__ for each in types)}): nothing after {reaction.verb}() is ever reached; "
+                "make it the last reaction."
+            )
+    return Rule(types, reactions)
 
 
 def is_exception_class(value: object) -> bool:
@@ -84,9 +152,13 @@ def is_exception_class(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Exception)
 
 
-def _at_least_one(name: str, times: int) -> int:
-    if times < 1:
-        raise InvalidDefinition(f"{name}(times={times}): expected 1 or more.")
+def _is_reaction(value: object) -> bool:
+    return isinstance(value, Reaction)
+
+
+def _at_least_one(name: str, times: object) -> int:
+    if not isinstance(times, int) or isinstance(times, bool) or times < 1:
+        raise InvalidDefinition(f"{name}(times={times!r}): expected a whole number, 1 or more.")
     return times
 
 
@@ -118,6 +190,7 @@ TURN_DEFAULT = Policy(
 """Declared errors are answers before any policy is asked; the rest is this."""
 
 NO_RULES = Policy()
+"""The default of what runs inside a turn: an error that no rule names is the handler's to deal with."""
 
 
 def decide(
@@ -142,8 +215,8 @@ def decide(
                 return _react(reaction, failure, used, spread)
             used -= reaction.times
         # The first rule that matches decides alone: going on to the next would start its ladder, never to be counted.
-        return Decision("dead_letter", 0.0, f"{name}: every reaction is used up")
-    return Decision("dead_letter", 0.0, f"{name}: no rule answers it")
+        return Decision("dead_letter", 0.0, f"{name}: every reaction is used up", used_up=True)
+    return Decision("dead_letter", 0.0, f"{name}: no rule answers it", used_up=True)
 
 
 def deciding_rule(policy: Policy, failure: Exception) -> int:
@@ -166,11 +239,12 @@ def _matches(rule: Rule, failure: Exception) -> bool:
 
 def _react(reaction: Reaction, failure: Exception, used: int, spread: float | None) -> Decision:
     name = type(failure).__name__
-    if reaction.verb in ("retry", "restart"):
-        delay_s = (reaction.backoff or _DEFAULT_BACKOFF).delay_s(used + 1, spread)
-        hint = getattr(failure, "retry_after_s", None)
-        if isinstance(hint, (int, float)) and hint > delay_s:  # and no NaN, and nothing else that users call so
-            delay_s = float(hint)
-        return Decision(reaction.verb, delay_s, f"{name}: {reaction.verb} {used + 1} of {reaction.times}")
-    words = {"answer": "answered with the error", "dead_letter": "given up"}[reaction.verb]
-    return Decision(reaction.verb, 0.0, f"{name}: {words}")
+    if reaction.times is None:
+        return Decision(reaction.verb, 0.0, f"{name}: {_WORDS[reaction.verb]}")
+    delay_s = (reaction.backoff or _DEFAULT_BACKOFF).delay_s(used + 1, spread)
+    hint = getattr(failure, "retry_after_s", None)
+    if isinstance(hint, (int, float)) and hint > delay_s:  # and no NaN, and nothing else that users call so
+        delay_s = min(float(hint), max(delay_s, HINT_MAX_S))
+    how = f" {getattr(reaction.amendment, '__name__', 'amended')}" if reaction.amendment is not None else ""
+    reason = f"{name}: {reaction.verb}{how} {used + 1} of {reaction.times}"
+    return Decision(reaction.verb, delay_s, reason, reaction.amendment)

@@ -6,6 +6,7 @@ from understudy.actors.handler import Bound, BoundQuery, Handler, Query, handler
 from understudy.actors.job import Job, JobStatus
 from understudy.actors.limits import Limits
 from understudy.actors.step import Step, step
+from understudy.actors.supervisor_ref import SupervisorRef
 from understudy.actors.system import System
 from understudy.actors.tool import Rate, Tool, tool
 from understudy.actors.turn import Turn, current_turn
@@ -14,6 +15,8 @@ from understudy.endpoint.endpoint import Endpoint
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
+    AlreadyPresent,
+    AlreadyStarted,
     AuthenticationFailed,
     CallCycle,
     ChangeCall,
@@ -24,6 +27,7 @@ from understudy.errors import (
     EndpointUnavailable,
     GiveUp,
     HandlerFailed,
+    Ignore,
     InvalidArguments,
     InvalidDefinition,
     JobCancelled,
@@ -41,8 +45,12 @@ from understudy.errors import (
     RateLimited,
     Refused,
     RequestRejected,
+    Restarting,
+    RestartIntensityExceeded,
     RetryLater,
+    Running,
     SpendLimitReached,
+    StartFailed,
     StateUndecodable,
     StepFailed,
     StepTimeout,
@@ -57,7 +65,10 @@ from understudy.errors import (
     WrongLoop,
 )
 from understudy.supervisor.backoff import Backoff
+from understudy.supervisor.picture import Picture
 from understudy.supervisor.policy import Policy, answer, dead_letter, on, restart, retry
+from understudy.supervisor.specs import Child, Supervisor
+from understudy.supervisor.tree import ChildCounts, ChildInfo
 from understudy.trace.tree import Trace
 
 __all__ = [
@@ -65,6 +76,8 @@ __all__ = [
     "ActorStopped",
     "ActorSuspended",
     "Agent",
+    "AlreadyPresent",
+    "AlreadyStarted",
     "AnthropicProvider",
     "AuthenticationFailed",
     "Backoff",
@@ -72,6 +85,9 @@ __all__ = [
     "BoundQuery",
     "CallCycle",
     "ChangeCall",
+    "Child",
+    "ChildCounts",
+    "ChildInfo",
     "Content",
     "ContextOverflow",
     "DeadlineExceeded",
@@ -82,6 +98,7 @@ __all__ = [
     "GiveUp",
     "Handler",
     "HandlerFailed",
+    "Ignore",
     "InvalidArguments",
     "InvalidDefinition",
     "Job",
@@ -100,14 +117,19 @@ __all__ = [
     "NotRegistered",
     "OutcomeUnknown",
     "Overloaded",
+    "Picture",
     "Policy",
     "Query",
     "Rate",
     "RateLimited",
     "Refused",
     "RequestRejected",
+    "RestartIntensityExceeded",
+    "Restarting",
     "RetryLater",
+    "Running",
     "SpendLimitReached",
+    "StartFailed",
     "StateUndecodable",
     "Step",
     "StepFailed",
@@ -115,6 +137,8 @@ __all__ = [
     "StoreFailed",
     "StoreLocked",
     "StoreRefused",
+    "Supervisor",
+    "SupervisorRef",
     "System",
     "SystemClosed",
     "SystemFailed",

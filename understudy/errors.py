@@ -304,7 +304,7 @@ class StartFailed(GiveUp):
 
 
 class RestartIntensityExceeded(GiveUp):
-    """A supervisor gave up: one restart more than `max_restarts` within `within_s`, or a child escalated its failure."""
+    """A supervisor gave up: more than `max_restarts` restarts within `within_s` seconds. The last failure is chained."""
 
     supervisor: str = ""
     max_restarts: int = 0
@@ -334,7 +334,7 @@ class TurnEnded(BaseException):
     """
 
 
-class Ignore(Exception):  # noqa: N818 - an answer, not an error
+class Ignore(Exception):
     """Raise it in `on_start`: this actor is not to run, and that is no failure.
 
     A static child is kept, not running. An actor on demand refuses its mail: callers get `ActorStopped`.

@@ -7,7 +7,11 @@ as what it tells. Stored events evolve by added fields with defaults only.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+Change = Literal["started", "restarted", "stopped", "suspended", "resumed"]
 
 
 class TraceEvent(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -291,3 +295,11 @@ Event = (
     | SystemStarted
     | SystemStopped
 )
+
+
+class ActorChange(msgspec.Struct, frozen=True):
+    """What has become of one actor, as `system.watch(ref)` tells it; not part of the trace. `at` is wall time in seconds."""
+
+    change: Change
+    reason: str
+    at: float

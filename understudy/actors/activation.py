@@ -18,14 +18,18 @@ from understudy.actors.failures import to_error, to_failure
 from understudy.actors.handler import PLAIN, Options
 from understudy.actors.state import StateKeeper
 from understudy.actors.turn import Turn, scope
+from understudy.codec import encode
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
+    InvalidDefinition,
     MailboxFull,
     StateUndecodable,
     SystemClosed,
 )
 from understudy.events import (
+    ActorResumed,
+    ActorStopped as ActorStoppedEvent,
     ActorSuspended as ActorSuspendedEvent,
 )
 from understudy.mailbox.envelope import Envelope, Head
@@ -33,11 +37,14 @@ from understudy.mailbox.journal import Failure
 
 if TYPE_CHECKING:
     from understudy.actors.kinds import ActorType, BoundHandler
+    from understudy.actors.members import StaticActor
     from understudy.actors.system import System
     from understudy.mailbox.journal import Slot
     from understudy.mailbox.store import Loaded
+    from understudy.supervisor.policy import Policy
 
 _astuple = msgspec.structs.astuple
+_REFUSING = frozenset({"stopped", "retired"})
 
 
 class Activation:
@@ -47,12 +54,14 @@ class Activation:
         "_waits",
         "depth",
         "door",
+        "epoch",
         "finished_in",
         "id",
         "inbox",
         "key_holds",
         "keys",
         "last_position",
+        "member",
         "no",
         "object",
         "on_disk",
@@ -67,6 +76,7 @@ class Activation:
         "system",
         "tail",
         "tail_seen",
+        "turn",
         "type",
         "used_at",
         "waiting",
@@ -78,8 +88,13 @@ class Activation:
         self.type = type
         self.id = id
         self.no = 0  # 0: not stored yet
+        # Stored: "active", "suspended", "stopped". In memory only: "down" while its supervisor has not started it, so
+        # that its mail waits, and "retired" when it does not come back by itself, so that its mail is refused.
         self.status = "active"
         self.reason = ""
+        self.member: StaticActor | None = None  # it is a static child
+        self.epoch = 0  # grows when its turns are abandoned
+        self.turn: Turn | None = None  # the newest one that was started
         self.ready = False  # loaded
         self.door = Door(self)
         self.state = StateKeeper(self)
@@ -120,8 +135,8 @@ class Activation:
             MailboxFull: Too many wait.
             ActorStopped: It has stopped for good.
         """
-        if self.status == "stopped":
-            raise ActorStopped(f"{self.name} has stopped ({self.reason}); nothing was stored.")
+        if self.status in _REFUSING:
+            raise self.stopped()
         limit = self.system.limits.mailbox_messages
         if self.depth + self.reserved >= limit:
             raise MailboxFull(
@@ -249,7 +264,7 @@ class Activation:
                 envelope.position = self.system.next_message()
                 self.system.committer.touch().note_progress(envelope)
             if envelope.waiter is not None:
-                self.system.asked[envelope.no] = (self.no, envelope.waiter)
+                self.system.asked.add(envelope.no, envelope.waiter, self.no)
             return
         inbox.append(envelope)
         self.last_position = max(self.last_position, envelope.position)
@@ -291,7 +306,7 @@ class Activation:
                 # What was accepted since, perhaps after the commit that was waited for, lies behind what was read.
                 self.tail = len(rows) == limit or self.tail_seen != seen
                 for envelope in rows:
-                    envelope.waiter = system.asked.pop(envelope.no, (0, None))[1]
+                    envelope.waiter = system.asked.take_first(envelope.no)
                 self.take_window(rows)
         except StateUndecodable as error:
             self.suspend(str(error))
@@ -391,12 +406,15 @@ class Activation:
     async def loaded(self, record: Loaded | None) -> None:
         """Take over what is on disk; an actor whose bytes are not to be trusted is suspended."""
         if record is None:
+            self.status, self.reason = self._standing()
             self.state.recent = [] if self.type.has_events else None
             self.state.log = [] if self.type.has_log else None
             return
         self.no = record.no
         self.on_disk = True
         self.status, self.reason = record.status, record.reason
+        if self.status == "active":
+            self.status, self.reason = self._standing()
         self.state.snapshot = record.snapshot
         self.state.event_no = record.last_event
         self.depth = record.depth
@@ -448,23 +466,96 @@ class Activation:
         self.drop_object()
         if self.no == 0:
             self._create()
-        batch = system.committer.touch()
-        batch.statuses[self.no] = ("suspended", reason)
-        batch.work += 1
-        self.finished_in = batch.number
+        self._store_status()
+        self._tell_waiting(self.suspended())
+        system.recorder.emit_actor(ActorSuspendedEvent, self, reason=reason)
+
+    def _tell_waiting(self, error: ActorSuspended | ActorStopped) -> None:
+        """Tell everybody who waits for this actor that no answer comes for now; its mail is kept."""
+        system = self.system
         for envelope in self.inbox or ():
             if envelope.waiter is not None:
-                system.committer.release(envelope.waiter, self.suspended())
+                system.committer.release(envelope.waiter, error)
                 envelope.waiter = None
             if envelope.caller is not None and (journal := system.journals.get(envelope.caller)) is not None:
                 # The turn that asked may go on or be tried again; this message stays, and its answer is journaled.
-                journal.interrupt(envelope.no, self.suspended())
-        for no, (actor, waiter) in list(system.asked.items()):
-            if actor == self.no:
-                del system.asked[no]
-                system.committer.release(waiter, self.suspended())
-        system.jobs.actor_suspended(self, self.suspended())
-        system.recorder.emit_actor(ActorSuspendedEvent, self, reason=reason)
+                journal.interrupt(envelope.no, error)
+        for waiter in system.asked.take_actor(self.no):
+            system.committer.release(waiter, error)
+        system.jobs.actor_suspended(self, error)
+
+    def _store_status(self) -> None:
+        batch = self.system.committer.touch()
+        batch.statuses[self.no] = (self.status, self.reason)
+        batch.work += 1
+        self.finished_in = batch.number
+
+    def stop_for_good(self, reason: str) -> None:
+        """Stop the actor, also in later lives: its mail is kept, new mail is refused, callers get `ActorStopped`."""
+        if self.status == "stopped":
+            return
+        self.status, self.reason = "stopped", reason
+        self.drop_object()
+        if self.no == 0:
+            self._create()
+        self._store_status()
+        self._tell_waiting(self.stopped())
+        self.system.recorder.emit_actor(ActorStoppedEvent, self, reason=reason)
+        self.system.watching.notice(self, "stopped", reason)
+
+    def revive(self) -> None:
+        """Forget that it was held or stopped; who calls this starts it, or pumps."""
+        if self.status in ("suspended", "stopped"):
+            self.status, self.reason = "active", ""
+            self._store_status()
+            self.system.recorder.emit_actor(ActorResumed, self)
+            self.system.watching.notice(self, "resumed", "")
+        self.system.failing.pop(self.no, None)
+        if self.member is not None or self.status != "active":
+            self.status, self.reason = self._standing()
+
+    def go_down(self) -> None:
+        """Start no more turns for now; mail is accepted and waits."""
+        if self.status == "active":
+            self.status = "down"
+
+    def retire(self, reason: str) -> None:
+        """Start no more turns and refuse mail, until its supervisor starts it again."""
+        if self.status not in ("active", "down"):
+            return
+        self.status, self.reason = "retired", reason
+        self._tell_waiting(self.stopped())
+        self.system.watching.notice(self, "stopped", reason)
+
+    def _standing(self) -> tuple[str, str]:
+        """Return how it is in the tree, and why."""
+        type = self.type
+        member = self.member = type.statics.get(self.id)
+        if member is not None:
+            return ("retired", member.retired) if member.retired is not None else ("down", "")
+        group = type.group
+        if group is None:
+            if self.system.supervision.expects(type, self.id):
+                return "down", ""
+            return "retired", "no supervisor has it as a child"
+        if group.retired is not None:
+            return "retired", group.retired
+        return ("active", "") if group.up else ("down", "")
+
+    @property
+    def policy(self) -> Policy:
+        """The rules for failures of its turns: its own, then its supervisors'."""
+        return self.type.turn_policy if self.member is None else self.member.policy
+
+    def unavailable(self) -> ActorSuspended | ActorStopped | None:
+        """Return what callers get while the actor handles no mail and nothing is under way to change that."""
+        if self.status == "suspended":
+            return self.suspended()
+        return self.stopped() if self.status in _REFUSING else None
+
+    def stopped(self) -> ActorStopped:
+        """Return what callers get when the actor has stopped."""
+        return ActorStopped(f"{self.name} has stopped ({self.reason}); nothing was stored.")
 
     def suspended(self) -> ActorSuspended:
         """Return what callers get while the actor is held."""
@@ -477,12 +568,12 @@ class Activation:
 
     async def query(self, handler: BoundHandler, arguments: Any, caller: Turn | None) -> Any:
         """Run a query on a copy of the last finished state; inside a turn its result may be ahead of the disk."""
-        if self.status == "suspended":
-            raise self.suspended()
+        if (refusal := self.unavailable()) is not None:
+            raise refusal
         state = self.state.fold_up() if self.type.has_events else self.state.current()
         reader = self.new_object(state)
         finished_in = self.finished_in
-        view = self.system.query_view(self, reader, handler.where)
+        view = self.system.query_view(self, reader, f"query {handler.where}")
         token = scope.set(view)
         try:
             result = await handler.function(reader, *_astuple(arguments))
@@ -494,6 +585,35 @@ class Activation:
         if caller is None and finished_in > self.system.committer.durable:
             await self.system.committer.wait_durable()
         return reply
+
+    def turns(self) -> list[Turn]:
+        """Return its running turns."""
+        if not self.running:
+            return []
+        if self.type.slots == 1:
+            turn = self.turn
+            return [turn] if turn is not None and self.system.turns.get(turn.no) is turn else []
+        return [turn for turn in self.system.turns.values() if turn.activation is self]
+
+    def forget_waits(self) -> None:
+        """Forget whom turns wait for that were abandoned."""
+        self._waits = None
+        self.waiting = 0
+
+    async def prepare_object(self, made: Any) -> None:
+        """Run the object's `on_start`, once; raises what it raises, and refuses one that changes the state."""
+        type = self.type
+        before = encode(made.state) if type.has_state else b""
+        token = scope.set(self.system.query_view(self, made, f"on_start of {self.name}"))
+        try:
+            await made.on_start()
+        finally:
+            scope.reset(token)
+        if type.has_state and encode(made.state) != before:
+            raise InvalidDefinition(
+                f"on_start of {self.name} changed the state; it may load and prepare only. Change it in a handler."
+            )
+        made.__dict__["_started"] = True
 
     def free_slots(self) -> int:
         """How many turns could start now."""
@@ -542,6 +662,7 @@ class Activation:
             and not self.inbox
             and not self.tail
             and not self.reserved
+            and self.member is None
             and not self.door.held
             and not self.door.arriving
             and not self.keys

@@ -68,6 +68,18 @@ class Actor(Generic[S, E]):
             raise NoTurn("record() belongs to the actor's own turn; queries and step bodies change nothing.")
         turn.record(event)
 
+    def stop(self, reason: str = "normal") -> None:
+        """End this actor once the running turn has committed; not at all if the turn fails.
+
+        An actor on demand comes back with its next message, as a new object. What becomes of a static child depends on
+        its restart type: any *reason* but "normal", "shutdown" and "shutdown(...)" is an abnormal end.
+        """
+        turn = current_turn()
+        turn.check("stop()")
+        if turn.actor_object is not self:
+            raise NoTurn("stop() belongs to the actor's own turn.")
+        turn.exits = reason
+
     def apply(self, event: E) -> None:
         """Change the state by one event; called by `record` and when events are read back. Must do nothing else."""
         raise NotImplementedError
@@ -78,7 +90,11 @@ class Actor(Generic[S, E]):
         return []
 
     async def on_start(self) -> None:
-        """Load and prepare; runs before the first turn of each life of the object. Sends nothing, changes no state."""
+        """Load and prepare; runs before the first turn of each life of the object. Sends nothing, changes no state.
+
+        A static child whose `on_start` fails is not started; of an actor on demand the message's attempt fails. Raise
+        `Ignore` to say that the actor is not to run, and that this is no failure.
+        """
 
     async def on_stop(self) -> None:
         """Release what `on_start` took; runs when the object leaves memory in good order."""

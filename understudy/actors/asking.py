@@ -97,12 +97,13 @@ def _waiting_for(turn: Turn, activation: Activation) -> Iterator[None]:
         yield
     finally:
         turn.waiting -= 1
-        if not turn.waiting:
-            turn.activation.waiting -= 1
-        if waits[activation] == 1:
-            del waits[activation]
-        else:
-            waits[activation] -= 1
+        if not turn.is_fenced():  # Of an abandoned turn the actor has forgotten already whom it waits for.
+            if not turn.waiting:
+                turn.activation.waiting -= 1
+            if waits[activation] == 1:
+                del waits[activation]
+            else:
+                waits[activation] -= 1
 
 
 async def wait_job(turn: Turn, id: str, no: int) -> Outcome:

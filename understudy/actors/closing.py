@@ -1,4 +1,4 @@
-"""How a system ends: running turns get their time, the others are put back, and nobody is left waiting."""
+"""How a system ends: running turns get their time, the tree is stopped in reverse, and nobody is left waiting."""
 
 from __future__ import annotations
 
@@ -24,13 +24,11 @@ async def close(system: System) -> None:
     if system.failure is None:
         await _drain(system)
         system._ending = True
-        for turn in list(system.turns.values()):
-            if turn.ended != "finished":
-                interrupted += 1
-            turn.stop("shutdown")
-    abandoned = await _settle_turns(system)
-    if system.failure is None:
-        await system.population.stop_objects()
+        interrupted = sum(1 for turn in system.turns.values() if turn.ended != "finished")
+        await system.supervision.stop()
+    abandoned = await _settle_turns(system) or bool(system.leaked)
+    for task in system.leaked:
+        task.cancel()
     system.usable = False
     refuse_waiters(system)
     for task in list(system._tasks):
@@ -53,6 +51,7 @@ async def close(system: System) -> None:
         await endpoint.close()
     for listener in system.recorder.listeners:
         listener.hear(None)
+    system.watching.end()
     for type in system.registry.types.values():
         type.live.clear()
     system.population.active.clear()
@@ -87,8 +86,8 @@ async def _settle_turns(system: System) -> bool:
 
 def refuse_waiters(system: System) -> None:
     """Tell everybody who still waits that no answer will come in this life."""
-    error = system.failure or closed_error()
-    waiters = [*(waiter for _, waiter in system.asked.values()), *system.timers.waiters()]
+    error = system.failure or system.collapsed or closed_error()
+    waiters = [*system.asked.everybody(), *system.timers.waiters()]
     for type in system.registry.types.values():
         for activation in type.live.values():
             activation.door.refuse_all(error)

@@ -6,6 +6,7 @@ Each is decided once and goes into one batch; what the turn told is dropped, wha
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,12 @@ import msgspec
 
 from understudy.actors.failures import declared_as, to_error, to_failure
 from understudy.codec import encode
-from understudy.errors import DeadlineExceeded, JobCancelled, StateUndecodable
+from understudy.errors import ActorStopped, DeadlineExceeded, Ignore, JobCancelled, StateUndecodable, UnderstudyError
 from understudy.events import (
     ActorRestarted,
+    ActorStopped as ActorStoppedEvent,
+    Amended,
+    Escalated,
     MessageCancelled,
     MessageDeadLettered,
     MessageExpired,
@@ -27,7 +31,8 @@ from understudy.events import (
 from understudy.mailbox.commit import Batch, DeadLetter
 from understudy.mailbox.envelope import Envelope
 from understudy.mailbox.journal import Failure, Journal, JournalEntry, Outcome
-from understudy.supervisor.policy import Past, decide, deciding_rule
+from understudy.supervisor.policy import Decision, Past, decide, deciding_rule
+from understudy.supervisor.tree import is_normal
 
 if TYPE_CHECKING:
     from understudy.actors.activation import Activation
@@ -42,6 +47,8 @@ logger = logging.getLogger(__name__)
 async def failed(activation: Activation, turn: Turn, handler: BoundHandler | None, error: BaseException) -> bool:
     """Decide about an attempt that did not finish; return whether to try again now."""
     system = activation.system
+    if turn.is_fenced():
+        return False  # It was abandoned: its message is not its own any more.
     stopped = turn.stopped
     if turn.ended == "finished":
         raise error  # It failed half-way through its own commit.
@@ -52,11 +59,10 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
             break
         except asyncio.CancelledError:
             pass  # By the system, which has said why in `turn.stopped`; the steps are closed first all the same.
+    if turn.is_fenced():
+        return False
     stopped = stopped or turn.stopped
-    for send in turn.sends or ():
-        send.activation.reserved -= 1
-        if send.options.key is not None:
-            send.activation.key_holds -= 1
+    drop_sends(turn)
     if system.failure is not None:
         return False
     envelope = turn.envelope
@@ -69,22 +75,42 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
         put_back(activation, turn, "suspended")
         activation.suspend(reason)
         return False
-    if not isinstance(error, Exception):
+    if turn.verdict is not None:
+        error = turn.verdict[1]
+    elif not isinstance(error, Exception):
         error = RuntimeError(f"the turn's own code ended it by {type(error).__name__}: {error}")
     if handler is None:
         activation._roll_back(new_object=False)
         give_up(activation, envelope, to_failure(error), "its handler is gone", turn)
         return False
-    if declared_as(error, handler.raises):
+    if isinstance(error, Ignore):
+        activation._roll_back(new_object=True)
+        stopping_error = ActorStopped(f"{activation.name} does not want to run: its on_start raised Ignore({error}).")
+        give_up(activation, envelope, to_failure(stopping_error), "its on_start raised Ignore", turn)
+        return False
+    if turn.verdict is None and declared_as(error, handler.raises):
         activation._roll_back(new_object=False)
         answer(activation, turn, to_failure(error, handler.raises), handler)
         return False
     history = tuple(_decode_history(envelope.history)) if envelope.history else ()
-    decision = decide(activation.type.policy, error, history)
-    activation._roll_back(new_object=decision.verb != "retry")
+    decision = turn.verdict[0] if turn.verdict is not None else decide(activation.policy, error, history)
+    # A message that is given up is no failure of a static child: its object stays, and no restart is counted.
+    keeps_object = decision.verb in ("retry", "amend", "answer")
+    if activation.member is not None and decision.verb == "dead_letter":
+        keeps_object = True
+    activation._roll_back(new_object=not keeps_object)
     if decision.verb == "answer":
         answer(activation, turn, to_failure(error), handler)
         return False
+    if decision.amendment is not None and turn.verdict is None:
+        try:
+            decision = await _amended(turn, handler, decision, error)
+        except asyncio.CancelledError:
+            if turn.stopped is not None and not turn.is_fenced() and system.failure is None:
+                put_back(activation, turn, turn.stopped)
+            return False
+        if turn.is_fenced():
+            return False
     failure = to_failure(error)
     turn.trace()
     turn.emit(
@@ -100,27 +126,125 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
         delay_s=decision.delay_s,
         duration_s=system.wall() - turn.began_s,
     )
-    if decision.verb == "dead_letter":
-        give_up(activation, envelope, failure, decision.reason, turn)
+    if decision.verb in ("dead_letter", "stop"):
+        give_up(activation, envelope, failure, decision.reason, turn, error)
+        if decision.verb == "stop":
+            activation.stop_for_good(decision.reason)
+            if activation.member is not None:
+                activation.member.supervisor.child_stopped(activation.member)
         return False
+    _note_attempt(activation, turn, decision, [*history, Past(type(error).__name__, _rule(activation, turn, error))])
+    if decision.verb == "suspend":
+        put_first(activation, envelope)
+        activation.suspend(f"{decision.reason}. {failure.type}: {failure.message}")
+        return False
+    if decision.verb == "escalate":
+        _hand_up(activation, envelope)
+        member = activation.member or activation.type.group
+        if member is None or member.supervisor is None:
+            system.collapse(error)
+        else:
+            turn.emit(Escalated, supervisor=member.supervisor.name, child=member.child_id, reason=decision.reason)
+            member.supervisor.child_escalated(member, decision.reason, error)
+        return False
+    if decision.verb == "restart":
+        if activation.member is not None:
+            _hand_up(activation, envelope)
+            activation.member.supervisor.child_exited(activation.member, decision.reason, error)
+            return False
+        turn.emit(ActorRestarted, kind=activation.type.kind, actor=activation.id, reason=decision.reason)
+        system.watching.notice(activation, "restarted", decision.reason)
+    try:
+        await asyncio.sleep(decision.delay_s)
+    except asyncio.CancelledError:
+        if turn.stopped is not None and not turn.is_fenced() and system.failure is None:
+            put_back(activation, turn, turn.stopped)
+        return False
+    return not turn.is_fenced()
+
+
+def _rule(activation: Activation, turn: Turn, error: Exception) -> int:
+    return -1 if turn.verdict is not None else deciding_rule(activation.policy, error)
+
+
+def _note_attempt(activation: Activation, turn: Turn, decision: Decision, history: list[Past]) -> None:
+    """Store that an attempt failed and that there will be another one; what its steps did stays, failures go."""
+    envelope = turn.envelope
     envelope.attempts += 1
-    envelope.history = encode([*history, Past(type(error).__name__, deciding_rule(activation.type.policy, error))])
-    envelope.not_before = system.wall() + decision.delay_s
-    batch = system.committer.touch()
+    if envelope.started > 0:
+        envelope.started = -1  # It waits now: a crash meanwhile is not charged to it.
+    # A person who lets a held actor go on has mended the cause: the ladder begins anew.
+    envelope.history = None if decision.verb == "suspend" else encode(history)
+    envelope.not_before = activation.system.wall() + decision.delay_s if decision.delay_s else None
+    batch = activation.system.committer.touch()
     batch.note_progress(envelope)
     if turn.journal is not None:
         for slot in turn.journal.start_attempt(forget_failures=True):
             batch.journal[(envelope.no, slot.key)] = JournalEntry(envelope.no, slot.key, _VOID, slot.after)
             turn.journal.wrote(batch.number)
-    if decision.verb == "restart":
-        turn.emit(ActorRestarted, kind=activation.type.kind, actor=activation.id, reason=decision.reason)
+
+
+async def _amended(turn: Turn, handler: BoundHandler, decision: Decision, error: Exception) -> Decision:
+    """Return the decision once the message has its new arguments; an amendment that fails gives the message up."""
+    envelope = turn.envelope
+    assert decision.amendment is not None
+    name = getattr(decision.amendment, "__name__", "amendment")
     try:
-        await asyncio.sleep(decision.delay_s)
-    except asyncio.CancelledError:
-        if turn.stopped is not None and system.failure is None:
-            put_back(activation, turn, turn.stopped)
-        return False
-    return True
+        arguments = handler.wire.decode(envelope.amended or envelope.body)
+        given = {field: getattr(arguments, field) for field in arguments.__struct_fields__}
+        changed = decision.amendment(given, error)
+        if inspect.isawaitable(changed):
+            changed = await changed
+        body, _ = handler.wire.encode((), changed)
+    except Exception as broken:
+        error.add_note(f"The amendment {name} failed with {type(broken).__name__}: {broken}")
+        return msgspec.structs.replace(
+            decision,
+            verb="dead_letter",
+            reason=f"{decision.reason}, but {name} failed: {type(broken).__name__}: {broken}",
+        )
+    envelope.amended = body
+    turn.trace()
+    turn.emit(Amended, amendment=name, reason=decision.reason)
+    return decision
+
+
+def _hand_up(activation: Activation, envelope: Envelope) -> None:
+    """Put the message back to the front; its supervisor decides when its actor runs again."""
+    put_first(activation, envelope)
+    activation.go_down()
+
+
+def put_first(activation: Activation, envelope: Envelope) -> None:
+    """Put a message back to the front of the mailbox, where it waits for its next attempt's time."""
+    if envelope.not_before is not None and envelope.not_before > activation.system.wall():
+        envelope.hold = "backoff"
+    if activation.inbox is None:
+        activation.inbox = deque()
+    activation.inbox.appendleft(envelope)
+
+
+def drop_sends(turn: Turn) -> None:
+    """Give back the places that the turn's messages had reserved."""
+    for send in turn.sends or ():
+        send.activation.reserved -= 1
+        if send.options.key is not None:
+            send.activation.key_holds -= 1
+    turn.sends = None
+
+
+def exit_actor(activation: Activation, reason: str) -> None:
+    """End an actor that has stopped itself; a static child's supervisor decides whether it comes back."""
+    system = activation.system
+    system.recorder.emit_actor(ActorStoppedEvent, activation, reason=reason)
+    system.watching.notice(activation, "stopped", reason)
+    member = activation.member
+    if member is None:
+        activation.drop_object()
+        return
+    activation.go_down()
+    cause = None if is_normal(reason) else ActorStopped(f"{activation.name} stopped itself: {reason}")
+    member.supervisor.child_exited(member, reason, cause)
 
 
 def put_back(activation: Activation, turn: Turn, reason: str) -> None:
@@ -138,16 +262,12 @@ def put_back(activation: Activation, turn: Turn, reason: str) -> None:
         activation.system.committer.touch().note_progress(envelope)
     if turn.traced:
         turn.emit(TurnEndedBySystem, reason=reason)
-    if activation.inbox is None:
-        activation.inbox = deque()
-    activation.inbox.appendleft(envelope)
+    put_first(activation, envelope)
 
 
 def hold(activation: Activation, envelope: Envelope, error: StateUndecodable) -> None:
     """Put the message back and suspend the actor: no object can be made of its state."""
-    if activation.inbox is None:
-        activation.inbox = deque()
-    activation.inbox.appendleft(envelope)
+    put_first(activation, envelope)
     activation.suspend(str(error))
 
 
@@ -169,9 +289,17 @@ def answer(activation: Activation, turn: Turn, failure: Failure, handler: BoundH
 
 
 def give_up(
-    activation: Activation, envelope: Envelope, failure: Failure, reason: str, turn: Turn | None = None
+    activation: Activation,
+    envelope: Envelope,
+    failure: Failure,
+    reason: str,
+    turn: Turn | None = None,
+    error: Exception | None = None,
 ) -> None:
-    """Make the message a dead letter; its journal stays with it."""
+    """Make the message a dead letter; its journal stays with it.
+
+    With *error* it ended badly by the actor's own code, and counts against an actor on demand.
+    """
     system = activation.system
     batch = system.committer.touch()
     failure = msgspec.structs.replace(failure, dead_letter=system.job_id(envelope.no))
@@ -209,6 +337,10 @@ def give_up(
         reason=reason,
     )
     activation.finished_in = batch.number
+    # What is ours, or has used up a ladder elsewhere, is no fault of this actor: a held actor must not hold its askers.
+    group = activation.type.group
+    if error is not None and not isinstance(error, UnderstudyError) and activation.member is None and group is not None:
+        group.ended_badly(activation, error)
 
 
 def _release_failure(

@@ -10,8 +10,9 @@ from understudy.actors.activation import closed_error
 from understudy.actors.failures import to_error
 from understudy.actors.job import JobStatus
 from understudy.actors.turn import scope
+from understudy.actors.waiters import Waiters
 from understudy.codec import decode_or_suspend
-from understudy.errors import ActorSuspended, InvalidArguments, NotFound
+from understudy.errors import InvalidArguments, NotFound
 from understudy.mailbox.commit import Batch, KeptResult
 from understudy.mailbox.journal import Outcome
 
@@ -31,8 +32,7 @@ class Jobs:
     def reset(self) -> None:
         """Forget everything: the system is opened anew."""
         self._fresh: dict[int, Outcome] = {}  # finished, not on disk yet
-        self._waiters: dict[int, list[asyncio.Future[Outcome]]] = {}
-        self._actors: dict[int, int] = {}  # message waited for -> its actor
+        self._waiters = Waiters()
 
     # --- called by turns -------------------------------------------------------------------------------------------
 
@@ -62,8 +62,7 @@ class Jobs:
             )
         self._fresh[no] = outcome
         system.open_jobs.pop(no, None)
-        waiters = self._waiters.pop(no, ())
-        for waiter in waiters:
+        for waiter in self._waiters.take(no):
             system.committer.release(waiter, outcome)
 
         def durable() -> None:
@@ -74,13 +73,10 @@ class Jobs:
 
         batch.after.append(durable)
 
-    def actor_suspended(self, activation: Activation, error: ActorSuspended) -> None:
+    def actor_suspended(self, activation: Activation, error: Exception) -> None:
         """Tell those who wait for a message of this actor that it is held."""
-        for no, waiters in list(self._waiters.items()):
-            if self._actors.get(no) == activation.no:
-                del self._waiters[no]
-                for waiter in waiters:
-                    self._system.committer.release(waiter, error)
+        for waiter in self._waiters.take_actor(activation.no):
+            self._system.committer.release(waiter, error)
 
     def has_ended(self, no: int) -> bool:
         """Whether the message has finished and its outcome is on its way to the disk."""
@@ -88,12 +84,11 @@ class Jobs:
 
     def refuse_all(self, error: BaseException) -> None:
         """Give up every wait: the system ends."""
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(error)
-                    waiter.exception()
-        self._waiters.clear()
+        for waiter in self._waiters.everybody():
+            if not waiter.done():
+                waiter.set_exception(error)
+                waiter.exception()
+        self._waiters = Waiters()
 
     # --- called by users -------------------------------------------------------------------------------------------
 
@@ -128,7 +123,7 @@ class Jobs:
         if not system.usable:  # Nobody would tell of the end a second time.
             raise closed_error()
         waiter: asyncio.Future[Outcome] = system.loop.create_future()
-        self._waiters.setdefault(no, []).append(waiter)
+        self._waiters.add(no, waiter)
         try:
             fresh = self._fresh.get(no)
             if fresh is not None:
@@ -139,18 +134,13 @@ class Jobs:
                 if (found := await self._look_up(no)) is not None:
                     return found
             else:
-                self._actors[no] = system.open_jobs[no]
-            activation = system.population.by_no(self._actors.get(no, 0))
+                self._waiters.locate(no, system.open_jobs[no])
+            activation = system.population.by_no(self._waiters.actor_of(no))
             if activation is not None and activation.status == "suspended":
                 raise activation.suspended()
             return await waiter
         finally:
-            waiters = self._waiters.get(no)
-            if waiters is not None and waiter in waiters:
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._waiters[no]
-                    self._actors.pop(no, None)
+            self._waiters.leave(no, waiter)
 
     async def _look_up(self, no: int) -> Outcome | None:
         system = self._system
@@ -171,7 +161,7 @@ class Jobs:
                 f"job {system.job_id(no)} was no job: its message was told or asked without a key, and no outcome of it is "
                 "kept; use submit()."
             )
-        self._actors[no] = where.pending.actor
+        self._waiters.locate(no, where.pending.actor)
         activation = await system.population.of_no(where.pending.actor)
         if activation is not None and activation.status == "suspended":
             raise activation.suspended()

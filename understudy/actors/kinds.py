@@ -19,6 +19,7 @@ from understudy.mailbox.journal import Outcome
 
 if TYPE_CHECKING:
     from understudy.actors.activation import Activation
+    from understudy.actors.members import Group, StaticActor
 
 
 class BoundHandler:
@@ -72,6 +73,9 @@ class ActorType:
                 self.queries[exposed.name] = BoundHandler(self.kind, exposed, cls, codec)
         self.slots = cls.concurrency
         self.policy = cls.policy
+        self.turn_policy = cls.policy  # with the rules of its supervisors
+        self.group: Group | None = None  # the template that its actors on demand belong to
+        self.statics: dict[str, StaticActor] = {}  # its actors that are static children
         self.starts = cls.on_start is not Actor.on_start
         self.stops = cls.on_stop is not Actor.on_stop
         state = state_type(cls)

@@ -127,17 +127,3 @@ class Population:
             await made.on_stop()
         except Exception:
             logger.exception("actor.on_stop_failed", extra={"kind": type.kind, "actor_id": activation.id})
-
-    async def stop_objects(self) -> None:
-        """Let the objects of actors in memory release what they took, within the grace period."""
-        stops = [
-            self.stop_object(each, each.object)
-            for type in self._system.registry.types.values()
-            if type.stops
-            for each in type.live.values()
-        ]
-        try:
-            async with asyncio.timeout(self._system.limits.grace_s):
-                await asyncio.gather(*stops)
-        except TimeoutError:
-            logger.warning("system.on_stop_late", extra={"grace_s": self._system.limits.grace_s})

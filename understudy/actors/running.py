@@ -40,6 +40,7 @@ def _new_turn(activation: Activation, envelope: Envelope) -> Turn:
     if envelope.attempts:
         _lineage.set(None)  # An attempt after a failed one runs in the same context.
     activation.system.turns[envelope.no] = turn
+    activation.turn = turn
     return turn
 
 
@@ -51,6 +52,9 @@ async def run(activation: Activation, envelope: Envelope) -> None:
     ours: BaseException | None = None  # an error outside the handler: the library's own
     try:
         while again:
+            if activation.status != "active":  # It was stopped after this task was made.
+                endings.put_first(activation, envelope)
+                return
             try:
                 turn = _new_turn(activation, envelope)
             except StateUndecodable as error:
@@ -68,13 +72,10 @@ async def run(activation: Activation, envelope: Envelope) -> None:
                     again = await endings.failed(activation, turn, handler, TurnEnded())
                     continue
                 arguments = envelope.arguments
-                if arguments is None:
+                if arguments is None or envelope.attempts:
                     arguments = _decode_arguments(handler, envelope)
-                elif turn.envelope.attempts:
-                    arguments = handler.wire.decode(envelope.body)
                 if activation.type.starts and not turn.actor_object.__dict__.get("_started"):
-                    await turn.actor_object.on_start()
-                    turn.actor_object.__dict__["_started"] = True
+                    await activation.prepare_object(turn.actor_object)
                 if handler.timeout_s is None:
                     result = await handler.function(turn.actor_object, *_astuple(arguments))
                 else:
@@ -92,18 +93,23 @@ async def run(activation: Activation, envelope: Envelope) -> None:
     except Exception as error:
         ours = error
     finally:
-        system.turns.pop(envelope.no, None)
-        system.end_turn(turn, ours)
-        activation.running -= 1
-        activation.used_at = system.loop.time()
-        system.turn_ended(envelope)
-        if activation.inbox or activation.tail:
-            activation.pump()
+        if turn is not None and turn.is_fenced():
+            system.forget_leaked(turn)
+        else:
+            system.turns.pop(envelope.no, None)
+            system.end_turn(turn, ours)
+            activation.running -= 1
+            activation.used_at = system.loop.time()
+            system.turn_ended(envelope)
+            if turn is not None and turn.exits is not None and turn.ended == "finished":
+                endings.exit_actor(activation, turn.exits)
+            if activation.inbox or activation.tail:
+                activation.pump()
 
 
 def _decode_arguments(handler: BoundHandler, envelope: Envelope) -> Any:
     try:
-        return handler.wire.decode(envelope.body)
+        return handler.wire.decode(envelope.amended or envelope.body)
     except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
         raise StateUndecodable(f"the arguments of {handler.where} do not decode: {error}") from error
 
@@ -155,6 +161,8 @@ def _finish(activation: Activation, turn: Turn, handler: BoundHandler, result: A
         keys.check_keys(turn.sends)
 
     turn.ended = "finished"
+    if system.failing:
+        system.failing.pop(activation.no, None)  # A turn that commits forgives what went before.
     batch = system.committer.touch()
     # What it holds in KiB counts as work too: how far turns may run ahead of the disk is bounded in bytes.
     batch.work += 1 + ((len(state_body or b"") + len(value_body or b"")) >> 10)

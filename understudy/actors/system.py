@@ -27,11 +27,15 @@ from understudy.actors.recorder import Recorder
 from understudy.actors.recovery import Recovery
 from understudy.actors.ref import Ref
 from understudy.actors.registry import Registry
+from understudy.actors.supervision import Supervision, below, class_of, root_of
+from understudy.actors.supervisor_ref import SupervisorRef
 from understudy.actors.target import ActorTarget
 from understudy.actors.timers import Timers
 from understudy.actors.tool import SHARED, Tool
 from understudy.actors.turn import Turn
 from understudy.actors.upkeep import Upkeep
+from understudy.actors.waiters import Waiters
+from understudy.actors.watching import Watching
 from understudy.actors.withdrawals import Withdrawals
 from understudy.clock import wall_clock
 from understudy.codec import text_bytes
@@ -49,7 +53,6 @@ from understudy.errors import (
 )
 from understudy.events import (
     ActorErased,
-    ActorResumed,
     Event,
     SystemStarted,
 )
@@ -58,6 +61,9 @@ from understudy.mailbox.connection import settle_task
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Journal, JournalEntry, Outcome
 from understudy.mailbox.store import ActorRow, Opening, Store
+from understudy.supervisor.intensity import RestartWindow
+from understudy.supervisor.picture import Picture
+from understudy.supervisor.specs import ROOT, Child, Supervisor
 from understudy.trace.tree import Trace, build_trace
 
 A = TypeVar("A", bound=Actor[Any, Any])
@@ -75,7 +81,8 @@ class System:
 
     Args:
         path: The SQLite file; made when it is not there. Or a `Store`.
-        children: Actor classes whose actors may come to life. What their tools reach is registered with them.
+        children: What the root supervisor starts, from left to right: actor classes, whose actors come to life on
+            demand, `Child(...)` and `Supervisor(...)`. What the tools of a class reach is registered with it.
         endpoints: Where model calls of agents go.
         resources: Objects that tools and handlers find by type: `current_turn().resource(Index)`.
         limits: Sizes and times.
@@ -92,7 +99,7 @@ class System:
     def __init__(
         self,
         path: str | PathLike[str] | Store,
-        children: Sequence[type[Actor[Any, Any]]] = (),
+        children: Sequence[type[Actor[Any, Any]] | Child | Supervisor] = (),
         *,
         endpoints: Sequence[Endpoint] = (),
         resources: Sequence[object] = (),
@@ -112,7 +119,9 @@ class System:
         self.limits = limits or Limits()
         self.trace_all = trace == "all"
         self.jobs = Jobs(self)
-        self.registry = Registry(self, children, endpoints, resources)
+        self._root = root_of(children)
+        classes = [cls for spec in below(self._root) if (cls := class_of(spec)) is not None]
+        self.registry = Registry(self, classes, endpoints, resources)
         self._begin()
 
     def _begin(self) -> None:
@@ -131,10 +140,15 @@ class System:
         self.recovery = Recovery(self)
         self.population = Population(self, 0)
         self.unasked: set[int] = set()  # open asks of turns that ended without their reply
-        # Who waits for the reply of a message that is on disk only: message -> (its actor, who waits).
-        self.asked: dict[int, tuple[int, asyncio.Future[Any]]] = {}
+        # Who waits for the reply of a message that is on disk only.
+        self.asked = Waiters()
         self.open_jobs: dict[int, int] = {}  # kept messages accepted in this life and not finished -> their actor
         self.jobs.reset()
+        self.watching = Watching(self)
+        self.failing: dict[int, RestartWindow] = {}  # actors on demand whose last messages ended badly
+        self.collapsed: SystemFailed | None = None  # the root supervisor gave up
+        self.leaked: set[asyncio.Task[Any]] = set()  # turns that were abandoned
+        self.supervision = Supervision(self, self._root)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.turn_tasks: set[asyncio.Task[Any]] = set()
         self._paused: list[Activation] = []
@@ -180,14 +194,11 @@ class System:
                 )
             )
             await self.timers.start()
+            await self.supervision.start()
             self.spawn(self.recovery.run(), "recover")
             self.spawn(self.upkeep.run(), "sweep")
         except BaseException:  # Also a cancellation: the file must not stay owned.
-            self.usable = self.accepting = False
-            for task in list(self._tasks):
-                task.cancel()
-            await self.committer.stop()
-            await self.store.close(clean=False)
+            await settle_task(closing.close(self))
             raise
         return self
 
@@ -203,11 +214,13 @@ class System:
             except asyncio.CancelledError as error_:
                 cancelled = error_
         ending.result()
-        failure = self.failure
+        failure = self.failure or self.collapsed
         if failure is not None:
             host = self._host
             if host is not None and host.cancelling():
                 host.uncancel()
+            if self.failure is None and self.collapsed is not None:
+                raise self.collapsed
             raise SystemFailed(f"the system stopped itself: {failure}") from failure
         if cancelled is not None:
             raise cancelled
@@ -225,17 +238,31 @@ class System:
         if self._host is not None and not self._host.done():
             self._host.cancel()
 
+    def collapse(self, cause: BaseException | None) -> None:
+        """Stop the system in good order: its root supervisor gave up and has stopped everything. Cancel the body."""
+        if self.failure is not None or self.collapsed is not None:
+            return
+        self.collapsed = SystemFailed(f"the system stopped itself: {cause}")
+        self.collapsed.__cause__ = cause
+        self._failed.set()
+        self.usable = self.accepting = False
+        closing.refuse_waiters(self)
+        if self._host is not None and not self._host.done():
+            self._host.cancel()
+
     async def failed(self) -> BaseException:
         """Wait until the system stops itself, and return why."""
         await self._failed.wait()
-        assert self.failure is not None
-        return self.failure
+        failure = self.failure or self.collapsed
+        assert failure is not None
+        return failure
 
     def check_usable(self) -> None:
         """Refuse a call that cannot work: closed, another loop, a forked child."""
         if not self.usable or self.failure is not None:
-            if self.failure is not None:
-                raise self.failure
+            failure = self.failure or self.collapsed
+            if failure is not None:
+                raise failure
             raise SystemClosed("the system is not open: use it inside 'async with System(...) as system:'.")
         # Not `get_running_loop() is not self.loop`: CPython 3.11 asks for the process id there, 7 % of an ask.
         if threading.get_ident() != self._thread or not self.loop.is_running():
@@ -248,9 +275,14 @@ class System:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run a task of the system's own; an error in it stops the system."""
+        _ = self.begin(work, name)
+
+    def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[Any]:
+        """Run a task of the system's own, and return it."""
         task = self.loop.create_task(work, name=f"understudy-{name}", context=self._context.copy())
         self._tasks.add(task)
         task.add_done_callback(self.watch_task)
+        return task
 
     def keep_task(self, task: asyncio.Task[Any]) -> None:
         """Own a task whose end somebody else reads; it is cancelled when the system closes."""
@@ -267,7 +299,10 @@ class System:
 
     def tool_target(self, tool: Tool[..., Any]) -> ActorTarget:
         """Return the address of a tool's actor."""
-        return ActorTarget(self, self.registry.add_tool(tool), SHARED)
+        type = self.registry.add_tool(tool)
+        if type.group is None:
+            self.supervision.others.adopt(type)  # Nobody has listed it.
+        return ActorTarget(self, type, SHARED)
 
     def target(self, type: ActorType, id: str) -> ActorTarget:
         """Return the address of an actor of a known type."""
@@ -335,11 +370,20 @@ class System:
             return False
         return True
 
+    def is_ending(self) -> bool:
+        """Whether the time of running turns is over, because the system closes."""
+        return self._ending
+
     def start_turn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a turn as a task of its own, in a context of its own."""
         # Not `loop.create_task`: its default names and the done callback that `end_turn` replaces cost 3 us a turn.
         task = asyncio.Task(work, loop=self.loop, name="understudy-turn", context=self._context.copy())
         self.turn_tasks.add(task)
+
+    def forget_leaked(self, turn: Turn) -> None:
+        """Note that an abandoned turn has come to its end after all."""
+        if turn.task is not None:
+            self.leaked.discard(turn.task)
 
     def end_turn(self, turn: Turn | None, error: BaseException | None) -> None:
         """Note that a turn's task ends; an error that is not the handler's is ours and stops the system."""
@@ -398,10 +442,10 @@ class System:
             journal = self.journals[envelope.no] = Journal(envelope.no)
         return journal
 
-    def query_view(self, activation: Activation, reader: Any, where: str) -> Turn:
-        """Return what a query sees of its surroundings: resources and addresses, but nothing that changes anything."""
+    def query_view(self, activation: Activation, reader: Any, what: str) -> Turn:
+        """Return what a query, or `on_start`, sees: resources and addresses, but nothing that changes anything."""
         view = Turn(activation, Envelope(0, activation.no, 0, "", b"", Head(self.wall(), "")), reader)
-        view.within = f"query {where}"
+        view.within = what
         return view
 
     # --- trace -----------------------------------------------------------------------------------------------------
@@ -433,6 +477,20 @@ class System:
         """
         self.check_usable()
         return self.recorder.listen()
+
+    def supervisor(self, name: str = ROOT, /) -> SupervisorRef:
+        """Return a supervisor's address: by its name, or the root's, whose children the system was given.
+
+        Raises:
+            NotFound: No supervisor was ever started under this name.
+        """
+        self.check_usable()
+        self.supervision.find(name)
+        return SupervisorRef(self, name)
+
+    def picture(self) -> Picture:
+        """Return the tree of supervisors as it is now, as plain data."""
+        return self.supervision.picture()
 
     # --- administration --------------------------------------------------------------------------------------------
 
@@ -475,14 +533,18 @@ class System:
         await letters.discard(self, id)
 
     async def resume(self, ref: Actor[Any, Any], /) -> None:
-        """Let a suspended actor go on: its state is read again, then its mail is handled.
+        """Let a suspended actor go on, or one that its policy or a person stopped: its state is read again, then its mail.
+
+        No finished step is repeated. Returns once that is durable; does nothing when the actor is neither.
 
         Raises:
             ActorSuspended: The cause is still there.
+            StartFailed: It is a static child, and its `on_start` fails.
         """
         self.check_usable()
         activation = await self._entered(ref)
-        if activation.status != "suspended":
+        before = activation.status
+        if before not in ("suspended", "stopped"):
             return
         activation.door.held = True  # It must not leave memory while it is read.
         try:
@@ -492,12 +554,13 @@ class System:
             raise ActorSuspended(f"{activation.name} stays suspended: {error}", reason=str(error)) from error
         finally:
             activation.door.release()
-        if activation.status != "suspended":
+        if activation.status != before:
             return  # Somebody else resumed it meanwhile.
-        activation.status, activation.reason = "active", ""
-        self.committer.touch().statuses[activation.no] = ("active", "")
-        self.recorder.emit_actor(ActorResumed, activation)
-        activation.pump()
+        if activation.member is not None and activation.member.supervisor.running:
+            await activation.member.supervisor.resume_child(activation.member.child_id)
+        else:
+            activation.revive()
+            activation.pump()
         await self.committer.wait_durable()
 
     async def erase(self, ref: Actor[Any, Any], /) -> None:

@@ -73,7 +73,7 @@ class Timers:
     def _leave_on_disk(self, timer: Timer) -> None:
         envelope = self._pending.pop(timer.no, None)
         if envelope is not None and envelope.waiter is not None:
-            self._system.asked[envelope.no] = (envelope.actor, envelope.waiter)
+            self._system.asked.add(envelope.no, envelope.waiter, envelope.actor)
 
     def waiters(self) -> list[asyncio.Future[Any]]:
         """Return who waits for the replies of delayed messages."""
@@ -149,7 +149,7 @@ class Timers:
             if envelope is None or activation is None:
                 continue  # Its code is not there: the mail waits.
             if not known:
-                envelope.waiter = system.asked.pop(timer.no, (0, None))[1]
+                envelope.waiter = system.asked.take_first(timer.no)
                 system.recovery.hold_if_recovered(envelope, activation)
             activation.arrive(envelope)
 

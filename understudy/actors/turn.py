@@ -73,6 +73,8 @@ class Turn:
         "began_s",
         "ended",
         "envelope",
+        "epoch",
+        "exits",
         "journal",
         "open",
         "places",
@@ -89,6 +91,7 @@ class Turn:
     def __init__(self, activation: Activation, envelope: Envelope, actor_object: Any) -> None:
         self.activation = activation
         self.envelope = envelope
+        self.epoch = activation.epoch
         self.actor_object = actor_object
         self.task: asyncio.Task[Any] | None = None
         self.journal: Journal | None = None
@@ -100,6 +103,7 @@ class Turn:
         self.traced = False
         self.waiting = 0  # asks and jobs that it waits for now
         self.began_s = 0.0
+        self.exits: str | None = None  # the actor ends with this reason once the turn has committed
         self.stopped: str | None = None  # why the system stops it: "cancelled", "deadline", "shutdown"
         self.verdict: tuple[Decision, Exception] | None = None  # a step's policy has decided about the whole turn
         self.places: dict[tuple[str, bool, bytes], int] = {}  # how many names were made at each
@@ -165,6 +169,10 @@ class Turn:
     def span(self) -> str:
         """Its name in the trace."""
         return str(self.envelope.no)
+
+    def is_fenced(self) -> bool:
+        """Whether the turn was abandoned: it may still run, and nothing it does counts."""
+        return self.epoch != self.activation.epoch
 
     def check(self, action: str) -> None:
         """Refuse *action* when this turn may do nothing more, or this is a step body or a query."""
@@ -317,6 +325,8 @@ class Turn:
 
     def settle(self, slot: Slot, outcome: Outcome) -> None:
         """Journal a step's outcome and give it to whoever waits."""
+        if self.is_fenced():
+            return  # Abandoned: another attempt may run the same step now.
         journal = self.ensure_journal()
         system = self.activation.system
         if system.journals.get(journal.message) is not journal:
@@ -396,6 +406,8 @@ class Turn:
         self, event: type[TraceEvent], *, span: str | None = None, parent: str | None = None, **facts: Any
     ) -> None:
         """Put an event of this turn into the trace, in the next commit."""
+        if self.is_fenced():
+            return
         system = self.activation.system
         head = self.envelope.head
         system.recorder.emit(

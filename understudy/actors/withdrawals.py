@@ -155,20 +155,20 @@ class Withdrawals:
         self.withdrawn.add(no)
         taken = system.timers.withdraw(no) if envelope.due_at is not None else None
         if taken is None:
-            waiting = system.asked.pop(no, None)
+            waiter = system.asked.take_first(no)
             try:
                 await system.committer.wait_durable()
                 taken = (await system.store.message(no)).pending
             except BaseException:
                 self.withdrawn.discard(no)
-                if waiting is not None:
-                    system.asked[no] = waiting
+                if waiter is not None:
+                    system.asked.add(no, waiter, envelope.actor)
                 raise
             if taken is None:
                 system.journals.pop(no, None)
                 self._forget(no)
                 return None
-            taken.waiter = waiting[1] if waiting is not None else None
+            taken.waiter = waiter
         system.committer.touch().after.append(partial(self._forget, no))  # The batch in which it ends.
         return activation, taken, asked
 

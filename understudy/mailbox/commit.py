@@ -68,6 +68,7 @@ class Batch:
         "journal",
         "last_message",
         "number",
+        "picture",
         "progress",
         "released",
         "results",
@@ -97,6 +98,7 @@ class Batch:
         self.discarded: list[int] = []  # dead letters that go
         self.traces: list[tuple[float, str, bytes]] = []  # (at, correlation, event)
         self.turns: dict[tuple[str, str], list[int]] = {}  # (kind, handler) -> [finished, failed]
+        self.picture: bytes | None = None  # of the supervision tree, for who looks when no system runs
         self.released: list[tuple[asyncio.Future[Any], Any]] = []  # futures and the values they get after the commit
         self.waiters: list[asyncio.Future[None]] = []  # who waits for this commit
         self.after: list[Callable[[], None]] = []  # called once it is on disk

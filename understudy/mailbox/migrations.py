@@ -22,7 +22,18 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create,)
+def _hold_amend_picture(connection: sqlite3.Connection) -> None:
+    # Held actors are few among a million: the index holds them only.
+    connection.execute("CREATE INDEX actor_held ON actor (status, no) WHERE status <> 'active'")
+    for table in ("message", "dead_letter"):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN amended BLOB")
+    connection.execute(
+        "CREATE TABLE picture (one INTEGER PRIMARY KEY CHECK (one = 1), body BLOB NOT NULL, checksum INTEGER NOT NULL)"
+        " STRICT"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create, _hold_amend_picture)
 
 
 def upgrade(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> int:

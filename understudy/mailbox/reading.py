@@ -11,11 +11,13 @@ from understudy.mailbox.envelope import Envelope
 from understudy.mailbox.journal import JournalEntry
 from understudy.mailbox.rows import (
     MESSAGE_COLUMNS,
+    Row,
     message_damage,
     read_dead_letter,
     read_event,
     read_journal,
     read_message,
+    read_picture,
     read_result,
     read_snapshot,
 )
@@ -55,11 +57,24 @@ _WAITING = """
     LIMIT ?2
 """
 
-_ACTORS = f"""
+_ACTOR_ROW = f"""
     SELECT a.no, a.kind, a.id, a.status, a.reason, (SELECT count(*) FROM message WHERE actor = a.no), {_MESSAGE}
     FROM actor AS a LEFT JOIN message AS m ON m.no = (SELECT min(no) FROM message WHERE actor = a.no)
-    WHERE a.no > ?1 AND (?2 IS NULL OR a.kind = ?2) ORDER BY a.no LIMIT ?3
 """  # noqa: S608 - our own column names
+_ACTORS = f"{_ACTOR_ROW} WHERE a.no > ?1 AND (?2 IS NULL OR a.kind = ?2) ORDER BY a.no LIMIT ?3"
+
+# The index has the held actors of one status in order of number; each status gives a page, and the first of both count.
+# Its condition is repeated, because SQLite takes an index of some rows only for a query that says the same.
+_HELD = f"""{_ACTOR_ROW} WHERE a.no IN (
+        SELECT no FROM (
+            SELECT * FROM (SELECT no FROM actor WHERE status = 'suspended' AND status <> 'active' AND no > ?1
+                AND coalesce(?2, status) = status ORDER BY no LIMIT ?3)
+            UNION ALL
+            SELECT * FROM (SELECT no FROM actor WHERE status = 'stopped' AND status <> 'active' AND no > ?1
+                AND coalesce(?2, status) = status ORDER BY no LIMIT ?3)
+        ) ORDER BY no LIMIT ?3
+    ) ORDER BY a.no
+"""
 
 # Looks at the newest rows only: a trace has millions. What began among them is complete, older ones may be missing.
 _CORRELATIONS = """
@@ -244,7 +259,10 @@ def dead_letters(connection: sqlite3.Connection, after: int, limit: int) -> list
 
 def actors(connection: sqlite3.Connection, kind: str | None, after: int, limit: int) -> list[ActorRow]:
     """Return a page of the list of actors."""
-    rows = connection.execute(_ACTORS, (after, kind, limit)).fetchall()
+    return _actor_rows(connection.execute(_ACTORS, (after, kind, limit)).fetchall())
+
+
+def _actor_rows(rows: Sequence[Row]) -> list[ActorRow]:
     return [
         ActorRow(
             no=row[0],
@@ -257,6 +275,17 @@ def actors(connection: sqlite3.Connection, kind: str | None, after: int, limit: 
         )
         for row in rows
     ]
+
+
+def held(connection: sqlite3.Connection, status: str | None, after: int, limit: int) -> list[ActorRow]:
+    """Return a page of the list of actors that are suspended, stopped, or either."""
+    return _actor_rows(connection.execute(_HELD, (after, status, limit)).fetchall())
+
+
+def picture(connection: sqlite3.Connection) -> bytes | None:
+    """Return the stored picture of the tree; None when there is none, or it is damaged."""
+    row = connection.execute("SELECT one, body, checksum FROM picture").fetchone()
+    return None if row is None else read_picture(row)
 
 
 def turns(connection: sqlite3.Connection) -> list[tuple[str, str, int, int]]:

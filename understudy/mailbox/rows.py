@@ -35,6 +35,7 @@ MESSAGE_COLUMNS = (
     "attempts",
     "not_before",
     "history",
+    "amended",
     "checksum",
 )
 
@@ -60,6 +61,17 @@ def read_snapshot(row: Row) -> Snapshot | None:
     if crc32(body, seed(actor, seq, version)) != checksum:
         return None
     return Snapshot(version=version, seq=seq, body=body)
+
+
+def picture_row(body: bytes) -> Row:
+    """Return the row of table picture."""
+    return 1, body, crc32(body)
+
+
+def read_picture(row: Row) -> bytes | None:
+    """Return the stored picture, or None when its checksum fails."""
+    _, body, checksum = row
+    return body if crc32(body) == checksum else None
 
 
 def event_row(actor: int, seq: int, body: bytes) -> Row:
@@ -99,19 +111,23 @@ def message_row(envelope: Envelope) -> Row:
         envelope.attempts,
         envelope.not_before,
         envelope.history,
+        envelope.amended,
     )
     return (*row, _message_checksum(row))
 
 
 def _message_checksum(row: Row) -> int:
     no, actor, position, handler, body, head, key, caller, caller_key, due_at = row[:10]
+    history, amended = row[14:16]
     names = f"{no} {actor} {position} {handler} {key} {caller} {due_at}".encode()
-    return crc32(body, crc32(head, crc32(row[14] or b"", crc32(caller_key or b"", crc32(names)))))
+    checksum = crc32(body, crc32(head, crc32(history or b"", crc32(caller_key or b"", crc32(names)))))
+    # Version 1 had no amendments: a row without one keeps the checksum that it had.
+    return checksum if amended is None else crc32(amended, crc32(b"amended", checksum))
 
 
 def message_damage(row: Row) -> str | None:
     """Return why the row is not to be trusted, or None."""
-    if _message_checksum(row) != row[15]:
+    if _message_checksum(row) != row[16]:
         return f"message {row[0]} of actor number {row[1]} is damaged: its checksum fails"
     return None
 
@@ -133,7 +149,7 @@ def read_message(row: Row) -> Envelope:
 
 def _fields(row: Row, head: Head) -> list[Any]:
     """Return the stored fields of an Envelope, in its order."""
-    return [*row[:5], head, *row[6:15]]
+    return [*row[:5], head, *row[6:16]]
 
 
 def journal_row(entry: JournalEntry) -> Row:
@@ -219,14 +235,14 @@ def dead_letter_row(letter: DeadLetter) -> Row:
     """Return the row of table dead_letter; its checksum covers the failure too."""
     row = message_row(letter.envelope)
     failure = encode_failure(letter.failure)
-    return (*row[:15], crc32(failure, row[15]), failure, letter.at)
+    return (*row[:16], crc32(failure, row[16]), failure, letter.at)
 
 
 def read_dead_letter(row: Row) -> DeadLetter:
     """Return the dead letter; a damaged one is still listed, with its damage as the failure."""
-    failure_body, at = row[16:18]
+    failure_body, at = row[17:19]
     damage: str | None = None
-    if crc32(failure_body, _message_checksum(row)) != row[15]:
+    if crc32(failure_body, _message_checksum(row)) != row[16]:
         damage = f"dead letter {row[0]} of actor number {row[1]} is damaged: its checksum fails"
     failure: Failure | None
     try:

@@ -434,6 +434,14 @@ class SQLiteStore:
         """Return a page of the list of actors, by number."""
         return await self._read(partial(reading.actors, kind=kind, after=after, limit=limit))
 
+    async def held(self, status: str | None, after: int, limit: int) -> list[ActorRow]:
+        """Return actors above number *after* that are "suspended", or "stopped", or (None) either, by number."""
+        return await self._read(partial(reading.held, status=status, after=after, limit=limit))
+
+    async def picture(self) -> bytes | None:
+        """Return the newest `Batch.picture`; None when there is none that can be trusted."""
+        return await self._read(reading.picture)
+
     async def turns(self) -> list[tuple[str, str, int, int]]:
         """Return (kind, handler, finished turns, failed turns)."""
         return await self._read(reading.turns)

@@ -160,6 +160,14 @@ class Store(Protocol):
         """Return a page of the list of actors, by number."""
         ...
 
+    async def held(self, status: str | None, after: int, limit: int) -> list[ActorRow]:
+        """Return actors above number *after* that are "suspended", or "stopped", or (None) either, by number."""
+        ...
+
+    async def picture(self) -> bytes | None:
+        """Return the newest `Batch.picture`; None when there is none that can be trusted."""
+        ...
+
     async def turns(self) -> list[tuple[str, str, int, int]]:
         """Return (kind, handler, finished turns, failed turns)."""
         ...

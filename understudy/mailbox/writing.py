@@ -25,12 +25,13 @@ from understudy.mailbox.rows import (
     event_row,
     journal_row,
     message_row,
+    picture_row,
     result_row,
     snapshot_row,
     without_key,
 )
 
-# Rows of one statement. More gains nothing, and 512 rows of the widest table are 9,216 of 32,766 possible parameters.
+# Rows of one statement. More gains nothing, and 512 rows of the widest table are 9,728 of 32,766 possible parameters.
 ROWS_MAX = 512
 # Numbers are reserved on disk in blocks, so that a commit need not write the counter's page as well.
 NUMBER_BLOCK = 10_000
@@ -62,7 +63,7 @@ _RESULT = (
     "correlation",
     "checksum",
 )
-_PROGRESS = ("position", "due_at", "started", "crashes", "attempts", "not_before", "history", "checksum")
+_PROGRESS = ("position", "due_at", "started", "crashes", "attempts", "not_before", "history", "amended", "checksum")
 _DEAD = (*MESSAGE_COLUMNS, "failure", "at")
 
 _actor = _Table("actor", ("no", "kind", "id", "status", "reason"))
@@ -73,6 +74,7 @@ _journal = _Table("journal", ("message", "key", "outcome", "after", "child", "ch
 _result = _upsert("result", _RESULT, _RESULT[1:])
 _dead = _upsert("dead_letter", _DEAD, _DEAD[1:])
 _trace = _Table("trace", ("at", "correlation", "body"))
+_picture = _upsert("picture", ("one", "body", "checksum"), ("body", "checksum"))
 _turns = _Table(
     "turns",
     ("kind", "handler", "finished", "failed"),
@@ -123,6 +125,8 @@ def plan(batch: Batch) -> Plan:
         insert(_dead, [dead_letter_row(each) for each in batch.dead.values()])
     if batch.traces:
         insert(_trace, batch.traces)
+    if batch.picture is not None:
+        insert(_picture, [picture_row(batch.picture)])
     if batch.turns:
         insert(_turns, [(*names, *counts) for names, counts in batch.turns.items()])
     # A discarded letter's journal goes, unless its message lives on: delivered again, or dead a second time.

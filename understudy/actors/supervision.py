@@ -1,0 +1,170 @@
+"""The tree of one system: built from what the system was given, started with it, stopped with it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from understudy.actors.members import Group, StaticActor
+from understudy.actors.reach import reached
+from understudy.actors.tool import Tool
+from understudy.errors import InvalidDefinition, NotFound
+from understudy.events import TraceEvent
+from understudy.supervisor.picture import Picture
+from understudy.supervisor.specs import ROOT, Child, Spec, Supervisor, wrong_tree
+from understudy.supervisor.tree import Member, RunningSupervisor
+
+if TYPE_CHECKING:
+    from understudy.actors.kinds import ActorType
+    from understudy.actors.system import System
+
+
+def root_of(children: Sequence[Any]) -> Supervisor:
+    """Return the supervisor of a system's list of children; raises `InvalidDefinition` for what is wrong anywhere in it."""
+    root = Supervisor(ROOT, children)
+    wrong = wrong_tree(root)
+    if wrong:
+        raise InvalidDefinition(f"the children of the system are wrong: {'; '.join(wrong)}.")
+    return root
+
+
+def below(spec: Spec) -> Iterator[Spec]:
+    """Return a spec and every spec below it, in start order."""
+    todo: list[Spec] = [spec]
+    while todo:
+        each = todo.pop()
+        yield each
+        if isinstance(each, Supervisor):
+            todo.extend(reversed(each.children))
+
+
+def class_of(spec: Spec) -> type[Any] | None:
+    """Return the actor class of a spec; None for a supervisor."""
+    if isinstance(spec, Supervisor):
+        return None
+    return spec.actor if isinstance(spec, Child) else spec
+
+
+class Supervision:
+    """The supervisors of one opening of a system."""
+
+    def __init__(self, system: System, spec: Supervisor) -> None:
+        self._system = system
+        self._running: dict[str, RunningSupervisor] = {}
+        self._statics = {(each.actor.kind, each.id) for each in below(spec) if isinstance(each, Child)}
+        self._templates = {each for each in below(spec) if not isinstance(each, (Child, Supervisor))}
+        self._reached: dict[type[Any], list[ActorType]] = {}
+        taken: set[str] = {each.kind for each in self._templates}
+        for each in below(spec):
+            if each in self._templates:
+                self._reached[each] = [type for type in self._types_of(each) if type.kind not in taken]
+                taken.update(type.kind for type in self._reached[each])
+        # What only static children reach, and tools that are called without being listed, has no supervisor.
+        statics = {each.actor.kind for each in below(spec) if isinstance(each, Child)}
+        types = system.registry.types
+        for type in types.values():
+            type.group = None
+            type.statics.clear()
+        self.others = Group(system, [each for kind, each in types.items() if kind not in taken | statics], None)
+        self.root = RunningSupervisor(spec, self)
+
+    def _types_of(self, cls: Any) -> Iterator[ActorType]:
+        registry = self._system.registry
+        for each in reached([cls]):
+            yield registry.add_tool(each) if isinstance(each, Tool) else registry.type_of(each)
+
+    async def start(self) -> None:
+        """Start the tree; raises `StartFailed`, and then nothing of it runs."""
+        self.others.start()
+        await self.root.start()
+
+    async def stop(self) -> None:
+        """Stop the tree in reverse order, and then what stands beside it."""
+        for member in (self.root, self.others):
+            pending = member.stop(math.inf)
+            if pending is not None:
+                await pending
+
+    def find(self, name: str) -> RunningSupervisor:
+        """Return the supervisor called *name*; raises `NotFound`."""
+        found = self._running.get(name)
+        if found is None:
+            known = ", ".join(map(repr, list(self._running)[:10]))
+            raise NotFound(f"there is no supervisor {name!r}; there are: {known}.")
+        return found
+
+    def expects(self, type: ActorType, id: str) -> bool:
+        """Whether the tree is going to have this actor, although it has not got to it yet."""
+        return type.cls in self._templates or (type.kind, id) in self._statics
+
+    def picture(self) -> Picture:
+        """Return the tree as it can be drawn."""
+        return self.root.picture()
+
+    # --- what supervisors stand on ---------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        return self._system.loop.time()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[Any]:
+        """Run a task of the system's."""
+        return self._system.begin(work, name)
+
+    def make(self, spec: Any, supervisor: RunningSupervisor) -> Member:
+        """Return the member for a static child or a template."""
+        if isinstance(spec, Child):
+            return StaticActor(self._system, self._system.registry.type_of(spec.actor), spec, supervisor)
+        own = self._system.registry.type_of(spec)
+        return Group(self._system, [own, *self._reached.get(spec, ())], supervisor)
+
+    async def prepare(self, members: Sequence[Member]) -> None:
+        """Read the static children among *members* from disk, many at a time."""
+        activations = [member.call_up() for member in members if isinstance(member, StaticActor)]
+        for activation in activations:
+            if not activation.ready:
+                await activation.door.enter()
+
+    def check_new(self, spec: Spec) -> None:
+        """Register the classes of a spec that is added to the tree; raises `InvalidDefinition` for what is there already."""
+        wrong: list[str] = []
+        if isinstance(spec, Supervisor):
+            wrong += wrong_tree(spec)
+        for each in below(spec):
+            if isinstance(each, Supervisor):
+                other: Member | None = self._running.get(each.name)
+            else:
+                for found in reached([class_of(each)]):
+                    if isinstance(found, Tool):
+                        self._system.tool_target(found)
+                    else:
+                        self._system.registry.add(found)
+                type = self._system.registry.type_of(class_of(each))  # type: ignore[arg-type]
+                other = type.statics.get(each.id) if isinstance(each, Child) else type.group
+            holder = self._holder_of(other)
+            if holder is not None:
+                wrong.append(f"{each!r} is in the tree already, under {holder!r}")
+        if wrong:
+            raise InvalidDefinition(f"the child is wrong: {'; '.join(wrong)}.")
+
+    def _holder_of(self, member: Any) -> str | None:
+        supervisor = getattr(member, "supervisor", None) or getattr(member, "parent", None)
+        return supervisor.name if supervisor is not None and supervisor.has(member) else None
+
+    def enter(self, supervisor: RunningSupervisor) -> None:
+        """Note the supervisor under its name."""
+        self._running[supervisor.name] = supervisor
+
+    def note(self, event: Callable[..., TraceEvent], supervisor: str, **facts: Any) -> None:
+        """Put an event about a supervisor into the trace."""
+        where = f"supervisor {supervisor}"
+        system = self._system
+        system.recorder.emit(
+            event(at=system.wall(), correlation=where, span=where, life=system.life, supervisor=supervisor, **facts)
+        )
+
+    def ended(self, cause: BaseException | None) -> None:
+        """Stop the system: its root has given up."""
+        self._system.collapse(cause)

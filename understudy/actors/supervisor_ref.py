@@ -1,0 +1,117 @@
+"""The address of a supervisor: what people and programs may order it to do while it works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from understudy.actors import stopping
+from understudy.actors.actor import Actor
+from understudy.actors.ref import Ref
+from understudy.actors.target import ActorTarget
+from understudy.errors import NotFound, Running
+from understudy.supervisor.specs import Child, Supervisor
+from understudy.supervisor.tree import ChildCounts, ChildInfo, RunningSupervisor
+
+if TYPE_CHECKING:
+    from understudy.actors.activation import Activation
+    from understudy.actors.system import System
+
+
+class SupervisorRef:
+    """The address of a supervisor, valid across its restarts: `system.supervisor("research")`.
+
+    A child is named by its id within the supervisor: the id of a static child, the name of a supervisor, the kind of a
+    template. An actor on demand is named by its ref. Orders are carried out one after the other, in the order in which
+    they come, also when who gave them is cancelled meanwhile. All raise `NotFound` when the supervisor does not run.
+    """
+
+    def __init__(self, system: System, name: str) -> None:
+        self._system = system
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<supervisor {self.name}>"
+
+    async def start_child(self, spec: type[Actor[Any, Any]] | Child | Supervisor, /) -> ChildInfo:
+        """Add a child at the end and start it; it is forgotten when the supervisor, or the process, is started again.
+
+        Raises:
+            AlreadyStarted: A child with this id runs.
+            AlreadyPresent: A child with this id is there, not running.
+            StartFailed: It could not be started; its spec is not kept, the cause is chained.
+            InvalidDefinition: The spec does not fit this supervisor, or is in the tree already.
+        """
+        return await self._running().start_child(spec)
+
+    async def terminate_child(self, child: str | Actor[Any, Any], /) -> None:
+        """Stop a child and keep its spec, or stop an actor on demand for good; nothing when it does not run.
+
+        A temporary child is forgotten. An actor on demand stays stopped, also after a restart of the process.
+
+        Raises:
+            NotFound: The supervisor has no such child.
+        """
+        if isinstance(child, str):
+            await self._running().terminate_child(child)
+            return
+        activation = await self._instance(child)
+        if activation.status != "stopped":
+            activation.go_down()
+            await stopping.stop_actors(
+                self._system, [activation], self._system.limits.grace_s, "stopped by terminate_child"
+            )
+            activation.stop_for_good("terminate_child")
+        await self._system.committer.wait_durable()
+
+    async def restart_child(self, child: str | Actor[Any, Any], /) -> None:
+        """Start a child that was stopped, or an actor on demand; no restart is counted.
+
+        Raises:
+            Running: It runs.
+            Restarting: It is being restarted already.
+            StartFailed: It could not be started; it is kept, not running.
+            NotFound: The supervisor has no such child.
+        """
+        if isinstance(child, str):
+            await self._running().restart_child(child)
+            return
+        activation = await self._instance(child)
+        if activation.status != "stopped":
+            raise Running(f"{activation.name} is not stopped.", child=activation.id)
+        activation.revive()
+        activation.pump()
+        await self._system.committer.wait_durable()
+
+    async def delete_child(self, id: str, /) -> None:
+        """Forget a child that was stopped; its actor's state and mail stay in the store.
+
+        Raises:
+            Running: It runs: `terminate_child` first.
+            Restarting: It is being restarted.
+            NotFound: The supervisor has no such child.
+        """
+        await self._running().delete_child(id)
+
+    async def which_children(self) -> list[ChildInfo]:
+        """Return the children in start order."""
+        return await self._running().which_children()
+
+    async def count_children(self) -> ChildCounts:
+        """Return how many specs, running children, supervisors and workers there are."""
+        return await self._running().count_children()
+
+    def _running(self) -> RunningSupervisor:
+        self._system.check_usable()
+        return self._system.supervision.find(self.name)
+
+    async def _instance(self, ref: Any) -> Activation:
+        running = self._running()
+        target = ref._target if type(ref) is Ref else None
+        if isinstance(target, ActorTarget) and target.system is self._system:
+            activation = await target.enter()
+            group = activation.type.group
+            if activation.member is None and group is not None and group.supervisor is running:
+                return activation
+        raise NotFound(
+            f"{ref!r} is no actor on demand of supervisor {self.name!r}; name a static child by its id, as text."
+        )

@@ -10,7 +10,7 @@ import msgspec
 from benchmarks.case import OURS, Figure, Key, Scale
 from benchmarks.floors import group_commits, single_commits, upserts
 from benchmarks.machine import Machine
-from benchmarks.workloads import agent_history, asks, growth, idle_memory, reopening
+from benchmarks.workloads import agent_history, asks, growth, idle_memory, reopening, supervision
 
 ASKS_PER_S_MIN = 25_000
 ASKS_FLUSH_US = 200  # on a machine where a flush takes about so long
@@ -22,6 +22,8 @@ PASSIVATED_BYTES_MAX = 16
 REOPENED_S_MAX = 3.0
 GROWTH_OF_FLOOR_MIN = 0.8
 HISTORY_RATIO_MAX = 1.25
+CHILDREN_RATIO_MAX = 60.0  # for 50 times as many
+FAILURE_RATIO_MAX = 1.5  # among 1,000 times as many: none but the noise of caches
 
 
 class Aim(msgspec.Struct, frozen=True):
@@ -57,6 +59,7 @@ def judge(figures: Iterable[Figure], machine: Machine, scale: Scale) -> list[Aim
         *_reopening(medians, scale),
         *_growth(medians, scale),
         *_history(medians, scale),
+        *_supervision(medians, scale),
     ]
 
 
@@ -150,3 +153,34 @@ def _history(medians: _Medians, scale: Scale) -> Iterator[Aim]:
             f"≤ {HISTORY_RATIO_MAX}",
             ratio <= HISTORY_RATIO_MAX,
         )
+
+
+def _supervision(medians: _Medians, scale: Scale) -> Iterator[Aim]:
+    few, many = scale.static_children
+    for cls in supervision.CLASSES:
+        for figure in ("start", "stop"):
+            ratio = medians.ratio(
+                (supervision.NAME, supervision.children_name(many, cls), figure, OURS),
+                (supervision.NAME, supervision.children_name(few, cls), figure, OURS),
+            )
+            if ratio is not None:
+                ratio_max = CHILDREN_RATIO_MAX * (many / few) / 50
+                yield Aim(
+                    f"{figure} of {many:,} {cls} static children to {few:,}",
+                    f"{ratio:.1f}",
+                    f"≤ {ratio_max:g}",
+                    ratio <= ratio_max,
+                )
+    few, many = scale.failure_actors
+    for how in supervision.FAILURES:
+        ratio = medians.ratio(
+            (supervision.NAME, supervision.failure_name(many), how, OURS),
+            (supervision.NAME, supervision.failure_name(few), how, OURS),
+        )
+        if ratio is not None:
+            yield Aim(
+                f"a {how} among {many:,} actors to {few:,}",
+                f"{ratio:.2f}",
+                f"≤ {FAILURE_RATIO_MAX}",
+                ratio <= FAILURE_RATIO_MAX,
+            )

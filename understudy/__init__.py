@@ -1,6 +1,7 @@
 """Understudy: durable, supervised actors for AI agents, in one asyncio process, on one SQLite file."""
 
 from understudy.actors.actor import Actor, migrate
+from understudy.actors.administration import ActorInfo, DeadLetterInfo
 from understudy.actors.agent import Agent, Content, Message
 from understudy.actors.handler import Bound, BoundQuery, Handler, Query, handler, query
 from understudy.actors.job import Job, JobStatus
@@ -10,8 +11,10 @@ from understudy.actors.supervisor_ref import SupervisorRef
 from understudy.actors.system import System
 from understudy.actors.tool import Rate, Tool, tool
 from understudy.actors.turn import Turn, current_turn
+from understudy.endpoint.amendments import compact, disable_tool, remind_format, switch_model
 from understudy.endpoint.anthropic import AnthropicProvider
 from understudy.endpoint.endpoint import Endpoint
+from understudy.endpoint.model import ModelRequest
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
@@ -66,13 +69,25 @@ from understudy.errors import (
 )
 from understudy.supervisor.backoff import Backoff
 from understudy.supervisor.picture import Picture
-from understudy.supervisor.policy import Policy, answer, dead_letter, on, restart, retry
+from understudy.supervisor.policy import (
+    Policy,
+    amend,
+    answer,
+    dead_letter,
+    escalate,
+    on,
+    restart,
+    retry,
+    stop,
+    suspend,
+)
 from understudy.supervisor.specs import Child, Supervisor
 from understudy.supervisor.tree import ChildCounts, ChildInfo
 from understudy.trace.tree import Trace
 
 __all__ = [
     "Actor",
+    "ActorInfo",
     "ActorStopped",
     "ActorSuspended",
     "Agent",
@@ -90,6 +105,7 @@ __all__ = [
     "ChildInfo",
     "Content",
     "ContextOverflow",
+    "DeadLetterInfo",
     "DeadlineExceeded",
     "Deadlock",
     "EncodingFailed",
@@ -111,6 +127,7 @@ __all__ = [
     "MalformedOutput",
     "Message",
     "ModelFailure",
+    "ModelRequest",
     "NoSuchHandler",
     "NoTurn",
     "NotFound",
@@ -149,15 +166,23 @@ __all__ = [
     "TurnEnded",
     "UnderstudyError",
     "WrongLoop",
+    "amend",
     "answer",
+    "compact",
     "current_turn",
     "dead_letter",
+    "disable_tool",
+    "escalate",
     "handler",
     "migrate",
     "on",
     "query",
+    "remind_format",
     "restart",
     "retry",
     "step",
+    "stop",
+    "suspend",
+    "switch_model",
     "tool",
 ]

@@ -80,7 +80,8 @@ class StepStarted(TraceEvent, frozen=True, tag=True, kw_only=True):
 class StepFinished(TraceEvent, frozen=True, tag=True, kw_only=True):
     """An attempt of a step ended. `error` is set when it failed; with no `decision` its outcome is journaled.
 
-    `decision` ("retry", "amend") says that another attempt follows after `delay_s`.
+    `decision` says what follows: another attempt after `delay_s` ("retry", "amend"), or the end of this attempt of the
+    whole turn ("restart", "dead_letter", "stop", "suspend", "escalate"). `reason` tells why, also why nothing follows.
     """
 
     step: str
@@ -91,6 +92,7 @@ class StepFinished(TraceEvent, frozen=True, tag=True, kw_only=True):
     attempt: int = 1
     decision: str = ""
     delay_s: float = 0.0
+    reason: str = ""
 
 
 class StepReplayed(TraceEvent, frozen=True, tag=True, kw_only=True):
@@ -103,7 +105,7 @@ class StepReplayed(TraceEvent, frozen=True, tag=True, kw_only=True):
 class ModelCalled(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A model call ended. Token counts are the raw numbers; `usd_micros` is None when the price is unknown.
 
-    After a failure `decision` ("retry", "amend", "fallback") says that another attempt follows after `delay_s`.
+    After a failure `decision` says what follows after `delay_s`, and `reason` why: see `StepFinished`.
     """
 
     model: str
@@ -120,6 +122,7 @@ class ModelCalled(TraceEvent, frozen=True, tag=True, kw_only=True):
     message: str | None = None
     decision: str = ""
     delay_s: float = 0.0
+    reason: str = ""
 
 
 class Amended(TraceEvent, frozen=True, tag=True, kw_only=True):

@@ -395,7 +395,7 @@ class Life:
         await asyncio.gather(*(one(id) for id in old))
 
     async def drain(self) -> None:
-        while any([row.depth async for row in self.system.actors()]):
+        while any([row.waiting async for row in self.system.actors()]):
             await asyncio.sleep(0.02)
 
     async def collect(self) -> dict[str, Any]:
@@ -406,7 +406,7 @@ class Life:
                 states[f"{row.kind}/{row.id}"] = await self.system.actor(kinds[row.kind], row.id).all()
         return {
             "states": states,
-            "dead": [(each.envelope.handler, each.failure.message) async for each in self.system.dead_letters()],
+            "dead": [(each.handler, each.message) async for each in self.system.dead_letters()],
             "suspended": [row.id async for row in self.system.actors() if row.status != "active"],
         }
 

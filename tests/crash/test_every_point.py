@@ -213,7 +213,7 @@ class Scripted:
 
 
 async def drained(system: System) -> None:
-    while any([row.depth async for row in system.actors()]):
+    while any([row.waiting async for row in system.actors()]):
         await asyncio.sleep(1.0)
 
 
@@ -280,7 +280,7 @@ async def workload(world: World) -> dict[str, Any]:
             "books": [sorted(await system.actor(Ledger, "books").all()), await books.all()],
             "replies": [sorted(map(str, reply)) if isinstance(reply, list) else reply for reply in replies[:4]],
             "conversation": [[message.role, message.text] for message in await clerk.messages()],
-            "dead": [[letter.envelope.handler, letter.failure.type] async for letter in system.dead_letters()],
+            "dead": [[letter.handler, letter.error] async for letter in system.dead_letters()],
             "turns committed twice": [span for span, count in turns.items() if count > 1],
             "leftovers": await leftovers(system),
         }

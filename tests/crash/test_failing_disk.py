@@ -151,7 +151,7 @@ async def mended_run(path: Path, effects: Effects, told: Acknowledged) -> None:
     """Open what is left, let it finish, and compare with what callers were told."""
     system, _ = new_system(path, effects)
     async with system:
-        while any([row.depth async for row in system.actors()]):
+        while any([row.waiting async for row in system.actors()]):
             await asyncio.sleep(0.1)
         plain, flow = await system.actor(Log, "plain").all(), await system.actor(Flow, "f").all()
         for have, acknowledged in ((plain, told.names["plain"]), (flow, told.names["flow"])):

@@ -104,15 +104,12 @@ def live(directory: Path, life: int, body: Callable[[System, World], Coroutine[A
 
 async def settle(system: System, world: World) -> dict[str, Any]:
     """Wait until no mail is left, and tell how it ended."""
-    while any([row.depth async for row in system.actors()]):
+    while any([row.waiting async for row in system.actors()]):
         await asyncio.sleep(0.01)
     return {
         "poisoned": await system.actor(Poisoned, "p").all(),
         "bystanders": [await system.actor(Bystander, str(number)).all() for number in range(3)],
-        "dead": [
-            (letter.envelope.handler, letter.envelope.crashes, letter.failure.message)
-            async for letter in system.dead_letters()
-        ],
+        "dead": [(letter.handler, letter.crashes, letter.message) async for letter in system.dead_letters()],
     }
 
 

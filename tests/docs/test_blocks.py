@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -69,3 +70,26 @@ def test_readme_begins_with_a_program_of_about_twenty_lines():
 
 def test_every_block_has_a_language():
     assert not [block.name for page in PAGES for block in blocks(page) if not block.language]
+
+
+def test_tree_in_the_readme_is_the_one_that_its_program_leaves(tmp_path, environment):
+    from click.testing import CliRunner
+
+    from understudy.cli.main import main
+
+    (program,) = [block for block in PYTHON if block.page.name == "README.md" and "Supervisor(" in block.code]
+    drawn, _ = [block.code for block in blocks(program.page) if block.language == "text"]
+
+    output = run(program, tmp_path, environment)
+    now = CliRunner().invoke(main, ["ps", str(tmp_path / "station.db")], env={"COLUMNS": "100"}).output
+
+    assert output.endswith("weather of day 1: storm\n")
+    assert _tree(now) == _tree(drawn) == ["root", "└─ feeds", "   ├─ feed/weather", "   └─ feed/tides"]
+    assert "FeedDown: no answer." in now
+
+
+def _tree(drawn):
+    """Return the tree's names, which a live and a stored drawing have in common."""
+    lines = drawn.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("root"))
+    return [re.match(r"[ │├└─]*\S+", line).group() for line in lines[first:] if line.strip()][:4]

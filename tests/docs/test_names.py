@@ -23,8 +23,7 @@ EXPORTED = {
 KNOWN = {*dir(builtins), "CancelledError", "SIGKILL"}
 # "Not yet" in the README: what each of them would be called.
 NOT_YET = {
-    "Supervision trees": "Supervisor",
-    "budgets": "Budget",
+    "Budgets": "Budget",
     "token rate limits": "RateLimits",
     "circuit breaker": "Breaker",
     "approvals": "Approval",
@@ -128,7 +127,7 @@ def test_commands_in_the_pages_exist():
 
 
 def test_trace_in_the_readme_is_one_that_the_library_draws():
-    (drawn,) = [block.code for block in blocks(ROOT / "README.md") if block.language == "text"]
+    _, drawn = [block.code for block in blocks(ROOT / "README.md") if block.language == "text"]
 
     assert drawn.startswith("research_report/q-17.run")
     assert "╞══ killed ══ life 2" in drawn

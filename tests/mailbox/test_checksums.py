@@ -39,6 +39,7 @@ async def damaged(opened: Any, path: Path) -> Any:
         batch.envelopes[no] = message(no, no, caller=9)
         batch.journal[no, b"key"] = JournalEntry(no, b"key", Outcome(value=b"value%d" % no))
         batch.results[no + 10] = result(no + 10)
+        batch.picture = b"picture"
         batch.dead[no + 20] = DeadLetter(message(no + 20, no), FAILURE, 1.0)
     await store.commit(batch)
     await store.close(clean=True)
@@ -88,6 +89,8 @@ async def test_damaged_state_is_named_and_not_returned(damaged: Any, sql: str) -
         "UPDATE message SET position = 17 WHERE no = 1",
         "UPDATE message SET key = 'k' WHERE no = 1",
         "UPDATE message SET history = CAST('x' AS BLOB) WHERE no = 1",
+        "UPDATE message SET amended = CAST('x' AS BLOB) WHERE no = 1",
+        "UPDATE message SET amended = x'' WHERE no = 1",
         "UPDATE message SET checksum = checksum + 1 WHERE no = 1",
         swap("message", "actor", "no"),
         swap("message", "body", "no"),
@@ -169,3 +172,9 @@ async def test_damaged_dead_letter_is_listed_with_its_damage(damaged: Any, colum
     assert first.failure.type == "StateUndecodable"
     assert "dead letter 21" in first.failure.message
     assert second.failure == FAILURE
+
+
+async def test_damaged_picture_of_the_tree_is_none(damaged: Any) -> None:
+    store = await damaged("UPDATE picture SET body = x'00'")
+
+    assert await store.picture() is None

@@ -319,3 +319,89 @@ def test_no_two_steps_ever_share_a_row_and_no_value_is_lost(
 
     assert {slot.outcome for slot in journal.slots.values()} == kept
     assert {key: slot.outcome for key, slot in journal.slots.items()} == rows
+
+
+def climbed(journal: Journal, slot: Slot, rungs: bytes = b"rungs", *, lasts: bool = False) -> Slot:
+    return journal.climb(slot, rungs, "X: retry 1 of 3", lasts=lasts)
+
+
+@pytest.mark.parametrize("read_back", [False, True])
+def test_ladder_of_a_step_without_outcome_is_found_by_what_the_step_does(read_back: bool) -> None:
+    journal = Journal(1)
+    climbed(journal, Branch(journal).call("a"))
+    if read_back:
+        journal = reloaded(journal)
+    else:
+        journal.start_attempt(forget_failures=False)
+
+    again = Branch(journal).call("a")
+
+    assert again.outcome is None
+    assert journal.ladder(again) == b"rungs"
+
+
+def test_ladder_is_no_step_and_nothing_is_left_over_of_it() -> None:
+    journal = Journal(1)
+    branch = Branch(journal)
+    branch.call("b", outcome=value("b"))
+    climbed(journal, branch.call("a"))
+    journal = reloaded(journal)
+
+    assert journal.count == 2
+    assert not journal.left_over(b"a")
+    assert journal.left_over(b"b")
+
+
+@pytest.mark.parametrize("outcome", [None, FAILED])
+def test_new_attempt_by_policy_forgets_the_ladder_of_what_did_not_finish(outcome: Outcome | None) -> None:
+    journal = Journal(1)
+    ladder = climbed(journal, Branch(journal).call("a", outcome=outcome))
+
+    forgotten = journal.start_attempt(forget_failures=True)
+
+    assert ladder in forgotten
+    assert journal.slots == {}
+
+
+def test_ladder_is_kept_with_the_value_that_it_led_to() -> None:
+    journal = Journal(1)
+    step = Branch(journal).call("a", outcome=value("a"))
+    climbed(journal, step)
+    journal.keep_ladder(step)
+
+    assert journal.start_attempt(forget_failures=True) == []
+    assert journal.ladder(step) == b"rungs"
+
+
+def test_ladder_of_which_the_new_attempt_is_a_rung_lasts_for_that_one() -> None:
+    journal = Journal(1)
+    step = Branch(journal).call("a")
+    ladder = climbed(journal, step, lasts=True)
+
+    assert journal.start_attempt(forget_failures=True) == []
+    assert journal.ladder(Branch(journal).call("a")) == b"rungs"
+    assert journal.start_attempt(forget_failures=True) == [ladder]
+
+
+@pytest.mark.parametrize("ladder_first", [False, True])
+def test_outcome_is_found_in_whatever_order_it_and_its_ladder_are_read(ladder_first: bool) -> None:
+    journal = Journal(1)
+    step = Branch(journal).call("a", outcome=value("a"))
+    ladder = climbed(journal, step)
+    assert ladder.outcome is not None
+    assert step.outcome is not None
+    rows = [JournalEntry(1, step.key, step.outcome), JournalEntry(1, ladder.key, ladder.outcome)]
+    read = Journal(1)
+    for row in reversed(rows) if ladder_first else rows:
+        read.remember(row)
+
+    assert Branch(read).call("a").outcome == value("a")
+
+
+def test_damaged_ladder_begins_anew() -> None:
+    journal = Journal(1)
+    step = Branch(journal).call("a", outcome=value("a"))
+    ladder = climbed(journal, step)
+    ladder.outcome = UNKNOWN
+
+    assert journal.ladder(step) is None

@@ -18,6 +18,7 @@ from understudy.mailbox.commit import Batch
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.lock import OwnerLock
 from understudy.mailbox.sqlite import SQLiteStore
+from understudy.mailbox.visitor import is_owned, visit
 from understudy.testing.stores import InlineSQLiteStore
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +91,22 @@ async def test_store_is_opened_once_in_a_process_too(path: Path, opened: Any, st
 
     with pytest.raises(StoreLocked, match="this process"):
         await store_class(path, lock_wait_s=0).open()
+
+
+async def test_link_to_a_store_is_the_store(path: Path, opened: Any, store_class: Any) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    store = await opened(store_class, at=link)
+
+    with pytest.raises(StoreLocked):
+        await store_class(path, lock_wait_s=0).open()
+
+    assert store.path == str(path.resolve())
+    assert link.is_symlink()
+    assert is_owned(link)
+    assert not link.with_name("link.db.lock").exists()
+    with visit(link) as connection:
+        assert connection.execute("SELECT epoch FROM owner").fetchone() == (1,)
 
 
 async def test_open_waits_for_an_owner_that_goes(path: Path, opened: Any) -> None:

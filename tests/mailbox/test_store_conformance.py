@@ -47,7 +47,7 @@ def kept(no: int, **fields: Any) -> KeptResult:
 def facts(envelope: Envelope | None) -> tuple[Any, ...]:
     """Envelopes compare by identity; these are their stored fields."""
     assert envelope is not None
-    return tuple(getattr(envelope, name) for name in envelope.__struct_fields__[:15])
+    return tuple(getattr(envelope, name) for name in envelope.__struct_fields__[:16])
 
 
 class Writer:
@@ -134,6 +134,7 @@ async def test_message_comes_back_with_every_field(writer: Writer) -> None:
         attempts=3,
         not_before=1763800000.765432,
         history=b"past",
+        amended=b"\x91\x07",
     )
     await writer.accept(original)
 
@@ -183,6 +184,7 @@ async def test_progress_is_stored(writer: Writer) -> None:
 
     envelope.due_at, envelope.position = None, 44
     envelope.started, envelope.attempts, envelope.not_before, envelope.history = 2, 1, 9.5, b"h"
+    envelope.amended = b"\x91\x02"
     await writer.write(progress={1: envelope})
 
     assert facts((await writer.store.message(1)).pending) == facts(envelope)
@@ -274,7 +276,7 @@ async def test_key_finds_the_newest_message_wherever_it_is(writer: Writer) -> No
 
 async def test_dead_letter_keeps_envelope_failure_and_journal(writer: Writer) -> None:
     entry = JournalEntry(message=1, key=b"k", outcome=Outcome(value=b"v"))
-    envelope = message(1, key="k", history=b"h", attempts=3)
+    envelope = message(1, key="k", history=b"h", attempts=3, amended=b"\x91\x02")
     await writer.write(envelopes={1: envelope}, journal={(1, b"k"): entry})
 
     await writer.write(finished=[1], dead={1: DeadLetter(envelope, FAILURE, 12.5)})
@@ -367,6 +369,37 @@ async def test_list_of_actors_tells_depth_and_age_of_the_oldest_message(writer: 
 
     assert [(row.no, row.id, row.depth, row.oldest_at) for row in rows] == [(2, "bob", 2, 1004.5), (3, "x", 0, None)]
     assert [row.id for row in await writer.store.actors("account", 0, 9)] == ["alice", "bob"]
+
+
+async def test_held_actors_are_listed_by_number_of_one_status_or_both(writer: Writer) -> None:
+    await writer.write(
+        actors={no: ("account", str(no)) for no in range(2, 9)},
+        statuses={2: ("suspended", "budget"), 3: ("stopped", "done"), 5: ("suspended", "damage"), 7: ("stopped", "")},
+        envelopes={4: message(4, 5)},
+    )
+    await writer.write(statuses={2: ("active", "")})
+    held = writer.store.held
+
+    rows = await held(None, 0, 9)
+
+    assert [(row.no, row.kind, row.id, row.status, row.reason, row.depth, row.oldest_at) for row in rows] == [
+        (3, "account", "3", "stopped", "done", 0, None),
+        (5, "account", "5", "suspended", "damage", 1, 1004.5),
+        (7, "account", "7", "stopped", "", 0, None),
+    ]
+    assert [row.no for row in await held("suspended", 0, 9)] == [5]
+    assert [row.no for row in await held("stopped", 0, 1)] == [3]
+    assert [row.no for row in await held(None, 3, 1)] == [5]
+    assert await held("active", 0, 9) == []
+
+
+async def test_newest_picture_of_the_tree_counts(writer: Writer) -> None:
+    assert await writer.store.picture() is None
+    await writer.write(picture=b"first")
+    await writer.write(picture=b"second")
+    await writer.write()
+
+    assert await writer.store.picture() == b"second"
 
 
 async def test_turns_are_added_up(writer: Writer) -> None:

@@ -18,7 +18,7 @@ from understudy.mailbox.store import Timer
 from understudy.testing.stores import InlineSQLiteStore
 
 FAILURE = Failure(kind="own", type="JobCancelled", message="")
-FIELDS = Envelope.__struct_fields__[:15]
+FIELDS = Envelope.__struct_fields__[:16]
 ACTORS = (1, 2, 3)
 
 # What may happen, each with numbers that choose to whom: (name, which, more).
@@ -42,6 +42,7 @@ STEPS = st.tuples(
             "snapshot",
             "event",
             "keep",
+            "picture",
             "status",
             "commit",
             "commit",
@@ -69,6 +70,7 @@ class Model:
         self.results: dict[int, KeptResult] = {}
         self.dead: dict[int, DeadLetter] = {}
         self.statuses: dict[int, tuple[str, str]] = {}
+        self.picture: bytes | None = None
 
     def crash(self) -> None:
         alone = any(each.started == 2 for each in self.messages.values())
@@ -135,6 +137,7 @@ class Life:
             case "fail" if envelope:
                 envelope.started, envelope.attempts = 0, envelope.attempts + 1
                 envelope.history, envelope.not_before = body, which / 3
+                envelope.amended = body if which % 2 else None
                 batch.note_progress(envelope)
             case "due" if envelope:
                 self.last += 1
@@ -180,6 +183,8 @@ class Life:
                     envelope.no, envelope.actor, "h", None, body, outcome, "done", 1.0, which + 0.5, "c"
                 )
                 batch.results[envelope.no] = live.results[envelope.no] = result
+            case "picture":
+                batch.picture = live.picture = body
             case "status":
                 batch.statuses[actor] = live.statuses[actor] = (("active", "suspended", "stopped")[which % 3], "why")
             case "commit":
@@ -236,6 +241,9 @@ class Life:
         addressed = {each.actor for each in model.messages.values() if each.due_at is None}
         active = [actor for actor in ACTORS if model.statuses.get(actor, ("active",))[0] == "active"]
         assert await store.waiting(0, 9) == [actor for actor in active if actor in addressed]
+        held = [actor for actor in ACTORS if actor not in active]
+        assert [row.no for row in await store.held(None, 0, 9)] == held
+        assert await store.picture() == model.picture
         assert await store.suspects() == sorted({each.actor for each in model.messages.values() if each.crashes >= 2})
         for caller in range(1, 5):
             asked = sorted(each.no for each in model.messages.values() if each.caller == caller)

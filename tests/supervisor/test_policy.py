@@ -17,11 +17,15 @@ from understudy import (
     RateLimited,
     StepFailed,
     UnderstudyError,
+    amend,
     answer,
     dead_letter,
+    escalate,
     on,
     restart,
     retry,
+    stop,
+    suspend,
 )
 from understudy.supervisor.policy import NO_RULES, PROGRAMMING_ERRORS, Past, decide, deciding_rule
 
@@ -35,7 +39,7 @@ def ladder(policy: Policy, failure: Exception, *, limit: int = 100, **options: A
     while len(verbs) < limit:
         decision = decide(policy, failure, tuple(history), 0.0, **options)
         verbs.append(decision.verb)
-        if decision.verb in ("answer", "dead_letter"):
+        if not decision.tries_again:
             return verbs
         history.append(Past(type(failure).__name__, deciding_rule(policy, failure)))
     return verbs
@@ -107,6 +111,23 @@ def test_attribute_of_a_foreign_error_that_is_called_like_the_hint_does_no_harm(
     assert decide(Policy(on(OSError, retry(times=1, backoff=STEADY))), error, (), 0.0).delay_s == 1.0
 
 
+def test_amendment_comes_at_once_and_is_named_in_the_reason() -> None:
+    policy = Policy(on(OSError, retry(times=1), amend(shorter, times=2), suspend()))
+
+    assert ladder(policy, OSError()) == ["retry", "amend", "amend", "suspend"]
+    second = decide(policy, OSError(), (Past("OSError", 0),))
+    assert (second.amendment, second.delay_s, second.reason) == (shorter, 0.0, "OSError: amend shorter 1 of 2")
+    assert not second.used_up
+
+
+def test_last_resort_is_told_from_a_dead_letter_that_a_rule_asks_for() -> None:
+    policy = Policy(on(OSError, retry(times=1)), on(KeyError, dead_letter()))
+
+    assert decide(policy, OSError(), (Past("OSError", 0),)).used_up
+    assert not decide(policy, KeyError(), ()).used_up
+    assert decide(policy, EOFError(), (), default=NO_RULES).used_up
+
+
 def test_decision_tells_its_reason() -> None:
     policy = Policy(on(OSError, retry(times=2, backoff=STEADY), dead_letter()))
 
@@ -120,8 +141,12 @@ def test_decision_tells_its_reason() -> None:
         (lambda: on(int, answer()), "exception classes; got <class 'int'>"),  # type: ignore[arg-type]
         (lambda: on((), answer()), "exception classes; got none"),
         (lambda: on(BaseException, answer()), "exception classes"),  # type: ignore[arg-type]
-        (lambda: retry(times=0), r"retry\(times=0\): expected 1 or more"),
+        (lambda: retry(times=0), r"retry\(times=0\): expected a whole number, 1 or more"),
         (lambda: restart(times=-1), r"restart\(times=-1\)"),
+        (lambda: retry(times=1.5), r"retry\(times=1.5\)"),  # type: ignore[arg-type]
+        (lambda: amend("shorter"), r"amend\('shorter'\): expected a function of \(input, failure\)"),  # type: ignore[arg-type]
+        (lambda: on(OSError, answer(), retry(times=1)), r"on\(OSError\): nothing after answer\(\) is ever reached"),
+        (lambda: on((OSError, KeyError), suspend(), stop()), r"on\(OSError, KeyError\): nothing after suspend\(\)"),
         (lambda: Policy(answer()), r"rules made by on\(...\)"),  # type: ignore[arg-type]
         (lambda: Backoff(-1.0), "base_s=-1.0"),
         (lambda: Backoff(1.0, factor=0.5, jitter=2.0), r"factor=0.5 .*, jitter=2.0"),
@@ -132,15 +157,22 @@ def test_wrong_policy_is_refused_with_a_sentence(wrong: Any, says: str) -> None:
         wrong()
 
 
-reactions = st.lists(
-    st.one_of(
-        st.builds(retry, times=st.integers(1, 5)),
-        st.builds(restart, times=st.integers(1, 5)),
-        st.just(answer()),
-        st.just(dead_letter()),
-    ),
-    min_size=1,
-    max_size=4,
+def shorter(input_: Any, failure: Exception) -> Any:
+    """An amendment that nobody calls here."""
+    return input_
+
+
+LAST = ("answer", "dead_letter", "stop", "suspend", "escalate")
+counted = st.one_of(
+    st.builds(retry, times=st.integers(1, 5)),
+    st.builds(restart, times=st.integers(1, 5)),
+    st.builds(amend, st.just(shorter), times=st.integers(1, 5)),
+)
+last = st.sampled_from([answer(), dead_letter(), stop(), suspend(), escalate()])
+# What has no end comes last: nothing after it is ever reached.
+reactions = st.one_of(
+    st.lists(counted, min_size=1, max_size=4),
+    st.tuples(st.lists(counted, max_size=3), last).map(lambda both: [*both[0], both[1]]),
 )
 errors = st.sampled_from([OSError, KeyError, RateLimited, StepFailed, ConnectionError, Exception])
 policies = st.lists(st.tuples(errors, reactions), max_size=4).map(
@@ -156,7 +188,7 @@ def test_every_ladder_ends_within_what_its_reactions_allow(policy: Policy, error
     verbs = ladder(policy, failure)
 
     assert len(verbs) <= allowed + 1
-    assert verbs[-1] in ("answer", "dead_letter")
+    assert verbs[-1] in LAST
 
 
 @given(policies, st.lists(errors, max_size=30))
@@ -164,7 +196,7 @@ def test_mixed_failures_end_too(policy: Policy, failures: list[type[Exception]])
     history: list[Past] = []
     for error in failures:
         decision = decide(policy, error("x"), tuple(history), 0.0)
-        if decision.verb in ("answer", "dead_letter"):
+        if not decision.tries_again:
             break
         history.append(Past(error.__name__, deciding_rule(policy, error("x"))))
 

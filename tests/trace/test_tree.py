@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 
 import msgspec
+import pytest
 from hypothesis import given, strategies as st
 
 from tests.trace.tape import MODEL, Tape, crash, order, report
@@ -325,3 +326,118 @@ def test_events_in_any_order_are_drawn_within_the_width(mixed, width):
     drawn = lines(build_trace("1", mixed), width)
 
     assert all(line.cell_len <= width for line in drawn)
+
+
+def test_ladder_tells_its_rung_and_when_it_is_used_up():
+    tape = Tape().turn("17", None, "a/x.go").step("17/s#1", "17", "call")
+    facts = {"error": "OSError", "message": "away"}
+    tape.stepped(
+        "17/s#1", "17", "call", 1.0, decision="retry", delay_s=2.0, reason="OSError: retry 1 of 1", **facts
+    ).pause(2.0)
+    tape.step("17/s#1", "17", "call", attempt=2)
+    tape.stepped("17/s#1", "17", "call", 1.0, attempt=2, reason="OSError: every reaction is used up", **facts)
+
+    call = build(tape).span("17/s#1")
+
+    assert call is not None
+    assert [attempt.notes for attempt in call.attempts] == [
+        ("FAILED OSError, retry 1 of 1 in 2 s: away",),
+        ("FAILED OSError, every reaction is used up: away",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("decision", "reason", "says"),
+    [
+        ("restart", "OSError: restart 1 of 3", "FAILED OSError, restart 1 of 3: away"),
+        ("amend", "OSError: amend halve 1 of 2", "FAILED OSError: away"),
+        ("stop", "OSError: the actor stops", "FAILED OSError, actor stopped: away"),
+        ("suspend", "OSError: the actor is suspended", "FAILED OSError, suspended: away"),
+        ("escalate", "OSError: escalated to the supervisor", "FAILED OSError, escalated: away"),
+        (
+            "dead_letter",
+            "OSError: every reaction is used up",
+            "FAILED OSError, dead letter (every reaction is used up): away",
+        ),
+        (
+            "dead_letter",
+            "OSError: amend halve 1 of 2, but halve failed: KeyError: 'x'",
+            "FAILED OSError, dead letter (amend halve 1 of 2, but halve failed: KeyError: 'x'): away",
+        ),
+    ],
+)
+def test_decision_about_a_turn_is_told_with_its_reason(decision: str, reason: str, says: str):
+    tape = Tape().turn("17", None, "a/x.go").failed("17", "OSError", decision, reason=reason, message="away")
+
+    assert build(tape).roots[0].notes == (says,)
+
+
+def test_what_a_turn_amends_without_a_model_call_is_told_of_its_next_attempt():
+    tape = Tape().turn("17", None, "a/x.go").failed("17", "OSError", "amend", reason="OSError: amend halve 2 of 3")
+    tape.put(events.Amended, "17", amendment="halve", reason="OSError: amend halve 2 of 3")
+
+    assert "amended: halve (2 of 3)" in build(tape).roots[0].notes
+
+
+def test_decision_about_the_answer_of_a_tool_stands_with_the_tool():
+    tape = Tape().turn("17", None, "a/x", "agent").turn("18", "17", "search", "tool")
+    tape.done("18", 0.1, answered="ToolFailed").next_life()
+    facts = {"step": "search", "role": "tool", "duration_s": 0.0, "error": "ToolFailed", "message": "away"}
+    tape.put(
+        events.StepFinished,
+        "18",
+        "17",
+        attempt=2,
+        decision="retry",
+        delay_s=1.0,
+        reason="ToolFailed: retry 2 of 3",
+        **facts,
+    )
+
+    tool = build(tape).span("18")
+
+    assert tool is not None
+    assert tool.name == "tool search"
+    assert tool.attempts[0].number == 2
+    assert [attempt.notes for attempt in tool.attempts] == [("FAILED ToolFailed, retry 2 of 3 in 1 s: away",)]
+
+
+def test_what_befalls_an_actor_is_told_of_it():
+    tape = Tape("actor a/x")
+    facts = {"kind": "a", "actor": "x"}
+    tape.put(events.ActorStopped, "actor a/x", reason="normal", **facts)
+    tape.put(events.ActorAbandoned, "actor a/x", shutdown_s=5.0, **facts)
+
+    (root,) = build(tape).roots
+
+    assert root.name == "a/x"
+    assert root.notes == ("stopped: normal", "abandoned: it did not end within 5 s")
+
+
+def test_what_a_supervisor_does_is_told_with_its_reasons():
+    tape = Tape("supervisor research")
+    where = "supervisor research"
+    tape.put(events.ChildStartFailed, where, supervisor="research", child="bank", error="OSError", message="no\nfile")
+    tape.put(events.Escalated, where, supervisor="research", child="bank", reason="more than 3 restarts")
+    tape.put(events.SupervisorStopped, where, supervisor="research", reason="shutdown")
+    tape.put(events.SupervisorRestarted, where, supervisor="research", reason="shutdown")
+
+    (root,) = build(tape).roots
+
+    assert (root.name, root.status) == ("supervisor research", "ok")
+    assert root.notes == (
+        "bank not started: OSError: no file",
+        "bank escalated: more than 3 restarts",
+        "stopped: shutdown",
+        "restarted: shutdown",
+    )
+
+
+def test_failure_that_a_turn_hands_up_names_the_supervisor():
+    tape = Tape().turn("17", None, "a/x.go").failed("17", "OSError", "escalate", reason="OSError: escalated")
+    tape.put(events.Escalated, "17", supervisor="research", child="a", reason="OSError: escalated to the supervisor")
+
+    assert build(tape).roots[0].notes == (
+        "FAILED OSError, escalated",
+        "escalated to supervisor research: OSError: escalated to the supervisor",
+    )

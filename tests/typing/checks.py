@@ -20,11 +20,13 @@ from tests.typing.team import Article, Editor, Finding, Researcher as Finder
 from tests.typing.workflow import Order, Receipt, charge, refund, render_pdf
 from understudy import (
     Actor,
+    ActorInfo,
     Agent,
     Backoff,
     Bound,
     BoundQuery,
     Content,
+    DeadLetterInfo,
     Handler,
     Job,
     JobStatus,
@@ -45,8 +47,23 @@ from understudy import (
     step,
     tool,
 )
-from understudy.events import Event
+from understudy.events import ActorChange, Event
 from understudy.testing import Answer, FakeAnthropic, FakeRequest, PaidCall, calls, says
+
+# Administration ---------------------------------------------------------------------------------------------------
+
+
+async def administration(system: System) -> None:
+    async for actor in system.suspended():
+        assert_type(actor, ActorInfo)
+        if actor.ref is not None:
+            await system.resume(actor.ref)
+    async for change in system.watch(system.actor(Account, "alice")):
+        assert_type(change, ActorChange)
+    async for letter in system.dead_letters():
+        assert_type(letter, DeadLetterInfo)
+        await system.redeliver(letter.id)
+
 
 # Messages ---------------------------------------------------------------------------------------------------------
 

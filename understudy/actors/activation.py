@@ -51,6 +51,7 @@ class Activation:
     """One actor in memory."""
 
     __slots__ = (
+        "_askers",
         "_waits",
         "depth",
         "door",
@@ -69,6 +70,7 @@ class Activation:
         "ready",
         "reason",
         "refilling",
+        "releasing",
         "reserved",
         "running",
         "state",
@@ -115,7 +117,9 @@ class Activation:
         self.finished_in = 0
         self.used_at = 0.0
         self.passing = False  # somebody was let in and has not run yet
+        self.releasing: set[asyncio.Task[Any]] | None = None  # `on_stop` of objects that it has let go
         self._waits: dict[Activation, int] | None = None
+        self._askers: set[tuple[Turn, Slot]] | None = None
 
     @property
     def name(self) -> str:
@@ -255,6 +259,11 @@ class Activation:
                 system.start_turn(running.run(self, envelope))
                 return
             inbox = self.inbox = deque()
+        if envelope.waiter is not None and (refusal := self.unavailable()) is not None:
+            # A delayed ask: when it was accepted, the actor was well.
+            system.committer.touch().work += 1
+            system.committer.release(envelope.waiter, refusal)
+            envelope.waiter = None
         if self.tail or len(inbox) >= self.system.limits.window_messages:
             self.tail = True
             self.tail_seen += 1
@@ -398,8 +407,19 @@ class Activation:
     def drop_object(self) -> None:
         """Let go of the user's object; it releases what it took."""
         made, self.object = self.object, None
-        if made is not None and self.type.stops:
-            self.system.spawn(self.system.population.stop_object(self, made), "on_stop")
+        if made is None or not self.type.stops:
+            return
+        if self.releasing is None:
+            self.releasing = set()
+        task = self.system.begin(self.system.population.stop_object(self, made), "on_stop")
+        self.releasing.add(task)
+        task.add_done_callback(self._released)
+
+    def _released(self, task: asyncio.Task[Any]) -> None:
+        if self.releasing is not None:
+            self.releasing.discard(task)
+            if not self.releasing:
+                self.releasing = None
 
     # --- state -----------------------------------------------------------------------------------------------------
 
@@ -469,19 +489,24 @@ class Activation:
         self._store_status()
         self._tell_waiting(self.suspended())
         system.recorder.emit_actor(ActorSuspendedEvent, self, reason=reason)
+        system.watching.notice(self, "suspended", reason)
 
     def _tell_waiting(self, error: ActorSuspended | ActorStopped) -> None:
         """Tell everybody who waits for this actor that no answer comes for now; its mail is kept."""
         system = self.system
+        waiting: set[int] = set()
         for envelope in self.inbox or ():
+            waiting.add(envelope.no)
             if envelope.waiter is not None:
                 system.committer.release(envelope.waiter, error)
                 envelope.waiter = None
-            if envelope.caller is not None and (journal := system.journals.get(envelope.caller)) is not None:
-                # The turn that asked may go on or be tried again; this message stays, and its answer is journaled.
-                journal.interrupt(envelope.no, error)
         for waiter in system.asked.take_actor(self.no):
             system.committer.release(waiter, error)
+        for _, slot in self._askers or ():
+            # Its message waits here or on disk, unless it runs beside the one that failed. The turn that asked may go on
+            # or be tried again; the message stays, and its answer is journaled.
+            if slot.child in waiting or slot.child not in system.turns:
+                slot.interrupt(error)
         system.jobs.actor_suspended(self, error)
 
     def _store_status(self) -> None:
@@ -511,8 +536,7 @@ class Activation:
             self.system.recorder.emit_actor(ActorResumed, self)
             self.system.watching.notice(self, "resumed", "")
         self.system.failing.pop(self.no, None)
-        if self.member is not None or self.status != "active":
-            self.status, self.reason = self._standing()
+        self.status, self.reason = self._standing()  # Its supervisor may be down.
 
     def go_down(self) -> None:
         """Start no more turns for now; mail is accepted and waits."""
@@ -626,6 +650,13 @@ class Activation:
             self._waits = {}
         return self._waits
 
+    @property
+    def askers(self) -> set[tuple[Turn, Slot]]:
+        """Turns that wait for replies of this one, and the steps that they ask in."""
+        if self._askers is None:
+            self._askers = set()
+        return self._askers
+
     def waits_for(self, other: Activation) -> bool:
         """Whether this actor, directly or through others, waits for *other*; with a slot that does not wait, it waits for nobody."""
         seen: set[int] = set()
@@ -663,6 +694,7 @@ class Activation:
             and not self.tail
             and not self.reserved
             and self.member is None
+            and not self.releasing
             and not self.door.held
             and not self.door.arriving
             and not self.keys

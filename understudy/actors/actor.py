@@ -37,7 +37,8 @@ class Actor(Generic[S, E]):
     state: S
     id: str
     kind: ClassVar[str] = "Actor"
-    policy: ClassVar[Policy] = Policy()
+    policy: ClassVar[Policy] = Policy()  # of its turns
+    call_policy: ClassVar[Policy] = Policy()  # of steps, model calls and tool calls inside its turns
     snapshot_every: ClassVar[int] = 100
     concurrency: ClassVar[int] = 1  # turns at a time; more than 1 only without state
     hooks: ClassVar[frozenset[str]] = _HOOKS
@@ -134,8 +135,10 @@ def check_definition(cls: type[Actor[Any, Any]]) -> None:
         value = getattr(cls, setting)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InvalidDefinition(f"{name}.{setting}={value!r}; expected a whole number, 1 or more.")
-    if not isinstance(cls.policy, Policy):
-        raise InvalidDefinition(f"{name}.policy={cls.policy!r}; expected Policy(on(...), ...).")
+    for setting in ("policy", "call_policy"):
+        value = getattr(cls, setting)
+        if not isinstance(value, Policy):
+            raise InvalidDefinition(f"{name}.{setting}={value!r}; expected Policy(on(...), ...).")
     init = inspect.signature(cls.__init__)
     if (
         len(

@@ -61,9 +61,9 @@ async def ask(
         except BaseException:  # Also a cancellation: what was refused before it began is asked anew next time.
             turn.ensure_journal().drop(slot)
             raise
-    if slot.is_open() and activation.status == "suspended":
-        raise activation.suspended()
-    with _waiting_for(turn, activation), _open(turn):
+    if slot.is_open() and (refusal := activation.unavailable()) is not None:
+        raise refusal
+    with _waiting_for(turn, activation, slot), _open(turn):
         outcome = await slot.wait()
     turn.check(name)
     return turn._reply(handler, outcome)
@@ -86,8 +86,11 @@ def _open(turn: Turn) -> Iterator[None]:
 
 
 @contextmanager
-def _waiting_for(turn: Turn, activation: Activation) -> Iterator[None]:
-    """Hold an edge in the graph of who waits for whom."""
+def _waiting_for(turn: Turn, activation: Activation, slot: Slot | None = None) -> Iterator[None]:
+    """Hold an edge in the graph of who waits for whom; with *slot* the actor can tell that no reply comes for now."""
+    asker = (turn, slot) if slot is not None else None
+    if asker is not None:
+        activation.askers.add(asker)
     waits = turn.activation.waits
     waits[activation] = waits.get(activation, 0) + 1
     turn.waiting += 1
@@ -96,6 +99,8 @@ def _waiting_for(turn: Turn, activation: Activation) -> Iterator[None]:
     try:
         yield
     finally:
+        if asker is not None:
+            activation.askers.discard(asker)
         turn.waiting -= 1
         if not turn.is_fenced():  # Of an abandoned turn the actor has forgotten already whom it waits for.
             if not turn.waiting:

@@ -19,6 +19,7 @@ _AGAIN_S = 1.0  # how often a turn that swallows its cancellation is cancelled a
 async def close(system: System) -> None:
     """Close everything in reverse order of its opening; what is unfinished goes on at the next opening."""
     system.accepting = False
+    await system.control.stop()
     interrupted = 0
     await system.timers.stop()
     if system.failure is None:

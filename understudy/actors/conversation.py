@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from understudy.actors import ladder, requests
 from understudy.codec import encode
 from understudy.endpoint.model import Block, ChatMessage, ModelAnswer, Text, ToolCall, ToolResult
 from understudy.mailbox.journal import Journal, Outcome, storable
@@ -20,6 +21,7 @@ RESULT = "result"  # what the model was told of a tool call, under the call's id
 _MISSING = "The run ended before this call had a result; nobody knows how far it got."
 _NOT_RUN = "The answer ended otherwise than with its tool calls: this call did not run."
 
+_NOTHING = requests.Changes()
 _message = msgspec.msgpack.Decoder(ChatMessage).decode
 _answer = msgspec.msgpack.Decoder(ModelAnswer).decode
 _result = msgspec.msgpack.Decoder(ToolResult).decode
@@ -40,6 +42,7 @@ def remembered(journal: Journal) -> list[ChatMessage]:
     """Return the conversation of the message's runs, open tool calls closed."""
     prompts: dict[int, ChatMessage] = {}
     answers: dict[tuple[int, int], ModelAnswer] = {}
+    amended: dict[tuple[int, int], requests.Changes] = {}  # before the call that they name
     results: dict[str, ToolResult] = {}
     asked: dict[str, Outcome] = {}  # what answered a tool call, perhaps before the model was told
     for slot in journal.slots.values():
@@ -60,6 +63,8 @@ def remembered(journal: Journal) -> list[ChatMessage]:
             elif name == ANSWER.encode():
                 of_run, _, index = match.rpartition(".")
                 answers[int(of_run or 0), int(index)] = _answer(value)
+                changes = requests.read(ladder.read(journal.ladder(slot)).amended)
+                amended[int(of_run or 0), int(index)] = changes
         except (ValueError, msgspec.MsgspecError):
             continue  # A step of the user's, or a row that does not decode: there is nothing to remember in it.
     entries: list[ChatMessage] = []
@@ -68,12 +73,17 @@ def remembered(journal: Journal) -> list[ChatMessage]:
         numbers = sorted(number for of, number in answers if of == run)
         for number in numbers:
             answer = answers[run, number]
+            entries += amended[run, number].appended
+            following = amended.get((run, number + 1), _NOTHING)
+            if following.drops:
+                continue
             entries.append(ChatMessage("assistant", list(answer.content)))
             for call in answer.tool_calls:
                 if call.id not in results and call.id in asked:
                     results[call.id] = _told(call.id, asked[call.id])
             after = closed(answer.tool_calls, results, answer.stop_reason)
-            if number != numbers[-1] and answer.stop_reason not in ("tool_use", "pause_turn"):
+            unusable = number != numbers[-1] and answer.stop_reason not in ("tool_use", "pause_turn")
+            if unusable and not following.appended:
                 after.append(Text("Your last answer could not be used."))
             if after:
                 entries.append(ChatMessage("user", after))

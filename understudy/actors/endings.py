@@ -136,7 +136,7 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
     _note_attempt(activation, turn, decision, [*history, Past(type(error).__name__, _rule(activation, turn, error))])
     if decision.verb == "suspend":
         put_first(activation, envelope)
-        activation.suspend(f"{decision.reason}. {failure.type}: {failure.message}")
+        activation.suspend(f"{type(error).__name__}: {failure.message}.")
         return False
     if decision.verb == "escalate":
         _hand_up(activation, envelope)
@@ -237,12 +237,15 @@ def exit_actor(activation: Activation, reason: str) -> None:
     """End an actor that has stopped itself; a static child's supervisor decides whether it comes back."""
     system = activation.system
     system.recorder.emit_actor(ActorStoppedEvent, activation, reason=reason)
-    system.watching.notice(activation, "stopped", reason)
     member = activation.member
     if member is None:
+        system.watching.notice(activation, "stopped", reason)
         activation.drop_object()
         return
+    # Who watches a static child is told by its supervisor: that it was restarted, or that it does not come back.
     activation.go_down()
+    if activation.status == "down":
+        activation.reason = reason
     cause = None if is_normal(reason) else ActorStopped(f"{activation.name} stopped itself: {reason}")
     member.supervisor.child_exited(member, reason, cause)
 

@@ -114,6 +114,7 @@ class Jobs:
 
         Raises:
             ActorSuspended: Its actor is held.
+            ActorStopped: Its actor has stopped; the message is kept.
             NotFound: Nothing is known of it (any more).
             SystemClosed: The system has ended; the outcome can be awaited in its next life.
         """
@@ -136,8 +137,8 @@ class Jobs:
             else:
                 self._waiters.locate(no, system.open_jobs[no])
             activation = system.population.by_no(self._waiters.actor_of(no))
-            if activation is not None and activation.status == "suspended":
-                raise activation.suspended()
+            if activation is not None and (refusal := activation.unavailable()) is not None:
+                raise refusal
             return await waiter
         finally:
             self._waiters.leave(no, waiter)
@@ -163,8 +164,8 @@ class Jobs:
             )
         self._waiters.locate(no, where.pending.actor)
         activation = await system.population.of_no(where.pending.actor)
-        if activation is not None and activation.status == "suspended":
-            raise activation.suspended()
+        if activation is not None and (refusal := activation.unavailable()) is not None:
+            raise refusal
         return None
 
     def _given(self, id: str) -> int:

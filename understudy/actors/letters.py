@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from understudy.errors import NotFound, NotRegistered
 from understudy.events import DeadLetterDiscarded, DeadLetterRedelivered
-from understudy.mailbox.journal import JournalEntry, Outcome
+from understudy.mailbox import letters
 
 if TYPE_CHECKING:
+    from understudy.actors.activation import Activation
     from understudy.actors.system import System
     from understudy.mailbox.commit import DeadLetter
-
-_VOID = Outcome()
 
 
 async def find(system: System, id: str) -> DeadLetter:
@@ -27,26 +26,16 @@ async def find(system: System, id: str) -> DeadLetter:
 async def redeliver(system: System, id: str) -> None:
     """Put a dead letter back at the end of its actor's mailbox; what its finished steps returned is not done again."""
     letter = await find(system, id)
-    activation = await system.population.of_no(letter.envelope.actor)
+    activation = await _enter(system, letter)
     if activation is None:
         raise NotRegistered(f"dead letter {id} is for an actor whose class is not registered with this system.")
-    entries = await system.store.journal(letter.envelope.no)
-    activation.door.held = True
     try:
+        entries = await system.store.journal(letter.envelope.no)
         letter = await find(system, id)  # Somebody else may have been quicker.
-        envelope = letter.envelope
         activation.check_room()
-        envelope.position = system.next_message()
-        envelope.started = -1  # Its journal is read back before its turn starts.
-        envelope.crashes = envelope.attempts = 0
-        envelope.due_at = envelope.not_before = envelope.history = None
-        envelope.hold = "recovered"
         batch = system.committer.touch()
-        batch.discarded.append(envelope.no)
-        for entry in entries:
-            failure = entry.outcome.failure
-            if failure is not None and failure.type != "OutcomeUnknown":
-                batch.journal[(envelope.no, entry.key)] = JournalEntry(envelope.no, entry.key, _VOID, entry.after)
+        envelope = letters.redeliver(batch, letter, entries, system.next_message())
+        envelope.hold = "recovered"
         if envelope.head.keep:
             system.open_jobs[envelope.no] = envelope.actor
         system.recorder.emit_for(envelope, DeadLetterRedelivered)
@@ -60,8 +49,25 @@ async def redeliver(system: System, id: str) -> None:
 async def discard(system: System, id: str) -> None:
     """Delete a dead letter, its journal and its key."""
     letter = await find(system, id)
-    batch = system.committer.touch()
-    batch.discarded.append(letter.envelope.no)
-    batch.work += 1
-    system.recorder.emit_for(letter.envelope, DeadLetterDiscarded)
+    activation = await _enter(system, letter)
+    try:
+        letter = await find(system, id)
+        letters.discard(system.committer.touch(), letter)
+        system.recorder.emit_for(letter.envelope, DeadLetterDiscarded)
+    finally:
+        if activation is not None:
+            activation.door.release()
     await system.committer.wait_durable()
+
+
+async def _enter(system: System, letter: DeadLetter) -> Activation | None:
+    """Bring the letter's actor to life and hold its door; None when its class is not registered.
+
+    Two that move one letter at the same time would both find it: one after the other, the second finds it gone.
+    """
+    activation = await system.population.of_no(letter.envelope.actor)
+    if activation is not None:
+        if not activation.door.nobody_waits():
+            await activation.door.enter()
+        activation.door.held = True
+    return activation

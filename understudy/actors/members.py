@@ -6,18 +6,18 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from understudy.actors import stopping
-from understudy.errors import Ignore, StateUndecodable
-from understudy.events import ActorRestarted
+from understudy.errors import StateUndecodable
+from understudy.events import ActorRestarted, ActorStopped, Escalated
 from understudy.supervisor.intensity import RestartWindow
 from understudy.supervisor.picture import Picture
 from understudy.supervisor.policy import Policy
 from understudy.supervisor.specs import Child
+from understudy.supervisor.tree import RunningSupervisor, StoppedForGood
 
 if TYPE_CHECKING:
     from understudy.actors.activation import Activation
     from understudy.actors.kinds import ActorType
     from understudy.actors.system import System
-    from understudy.supervisor.tree import RunningSupervisor
 
 
 def _why(system: System) -> str:
@@ -43,6 +43,7 @@ class StaticActor:
         self.retired: str | None = None  # why it does not come back by itself
         self.policy = policy_under(type.policy, supervisor)
         self.activation: Activation | None = None
+        self._abandoned = 0  # how often
         self._system = system
         self._type = type
         self._spec = spec
@@ -74,20 +75,24 @@ class StaticActor:
         if activation.status == "suspended":
             return None  # It is there, and held until somebody resumes it.
         if activation.status == "stopped":
-            raise Ignore(activation.reason)
+            raise StoppedForGood(activation.reason)
         try:
             made = activation.new_object(activation.state.current())
         except StateUndecodable as error:
             activation.suspend(str(error))
             return None
-        if self._type.starts:
+        if self._type.starts or activation.releasing:
             return self._prepare(activation, made)
         self._live(activation, made)
         return None
 
     async def _prepare(self, activation: Activation, made: Any) -> None:
+        abandoned = self._abandoned
+        if activation.releasing:
+            await stopping.wait_released(activation.releasing, self._spec.shutdown_s)
         await activation.prepare_object(made)
-        self._live(activation, made)
+        if abandoned == self._abandoned:  # Else it has swallowed its cancellation, and others may run by now.
+            self._live(activation, made)
 
     def _live(self, activation: Activation, made: Any) -> None:
         if activation.status == "suspended":
@@ -104,22 +109,29 @@ class StaticActor:
         if activation is None:
             return None
         activation.go_down()
-        if not activation.running and (activation.object is None or not self._type.stops):
+        if not stopping.has_to_end(activation):
             activation.object = None
             return None
         return stopping.stop_actors(self._system, [activation], shutdown_s, _why(self._system))
 
     def abandon(self) -> None:
         """End it without waiting."""
+        self._abandoned += 1
         if self.activation is not None:
             self.activation.go_down()
-            stopping.abandon(self.activation, _why(self._system), 0.0)
+            stopping.abandon_all(self.activation, _why(self._system))
 
     def retire(self, reason: str) -> None:
         """Refuse its mail from now on."""
         self.retired = reason
-        if self.activation is not None:
-            self.activation.retire(reason)
+        activation = self.activation or self._type.live.get(self.child_id)  # It may be there from an earlier start.
+        if activation is None:
+            return
+        was, why = activation.status, activation.reason
+        activation.retire(reason)
+        # One that ended by itself has told the trace so.
+        if was != activation.status and not (was == "down" and why == reason):
+            self._system.recorder.emit_actor(ActorStopped, activation, reason=reason)
 
     def revive(self) -> None:
         """Forget that it was stopped for good."""
@@ -190,7 +202,7 @@ class Group:
         busy: list[Activation] = []
         for activation in self._live():
             activation.go_down()
-            if activation.running or (activation.object is not None and activation.type.stops):
+            if stopping.has_to_end(activation):
                 busy.append(activation)
             else:
                 activation.object = None
@@ -203,7 +215,7 @@ class Group:
         self.up = False
         for activation in self._live():
             activation.go_down()
-            stopping.abandon(activation, _why(self._system), 0.0)
+            stopping.abandon_all(activation, _why(self._system))
 
     def retire(self, reason: str) -> None:
         """Refuse the mail of all its actors from now on."""
@@ -226,7 +238,9 @@ class Group:
         now_s = self._system.loop.time()
         if self._escalates:
             if self.up and not self._window.note(now_s) and self.supervisor is not None:
-                self.supervisor.child_exited(self, self._too_many(error), error)
+                reason = self._too_many(error)
+                self._system.supervision.note(Escalated, self.supervisor.name, child=self.child_id, reason=reason)
+                self.supervisor.child_exited(self, reason, error)
             return
         window = self._system.failing.get(activation.no)
         if window is None:

@@ -1,6 +1,6 @@
 """The running of a step: journaled when it ends, joined when it cannot be stopped, never doubled.
 
-The body starts after the commit that covers everything that led to it.
+The body starts after the commit that covers everything that led to it, the failures of its earlier attempts included.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import asyncio
 import contextvars
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from understudy.actors.failures import to_error, to_failure
+from understudy.actors.ladder import Input, Ladder, Verdict
 from understudy.actors.turn import Turn, scope
 from understudy.clock import outside
 from understudy.codec import encode
@@ -27,9 +28,62 @@ from understudy.errors import (
 )
 from understudy.events import StepFinished, StepStarted
 from understudy.mailbox.journal import Failure, JournalEntry, Outcome, Slot
-from understudy.supervisor.policy import NO_RULES, Decision, Past, Policy, decide, deciding_rule
+from understudy.supervisor.policy import Policy
 
 Interrupted = Literal["rerun", "fail"]
+
+
+class Witness:
+    """Tells the trace about the attempts of one step."""
+
+    __slots__ = ("name", "role", "span", "turn")
+
+    def __init__(self, turn: Turn, name: str, role: str, span: str) -> None:
+        self.turn = turn
+        self.name = name
+        self.role = role
+        self.span = span
+
+    def began(self, attempt: int) -> None:
+        """Tell that an attempt starts."""
+        self.turn.emit(
+            StepStarted, span=self.span, parent=self.turn.span, step=self.name, role=self.role, attempt=attempt
+        )
+
+    def ended(self, attempt: int, duration_s: float, verdict: Verdict | None, _value: Any, _error: Any) -> None:
+        """Tell how an attempt ended; *verdict* is None when it succeeded."""
+        failure = verdict.failure if verdict is not None else None
+        self.turn.emit(
+            StepFinished,
+            span=self.span,
+            parent=self.turn.span,
+            step=self.name,
+            role=self.role,
+            duration_s=duration_s,
+            error=failure.type if failure else None,
+            message=failure.message if failure else None,
+            attempt=attempt,
+            decision=verdict.verb if verdict else "",
+            delay_s=verdict.delay_s if verdict else 0.0,
+            reason=verdict.reason if verdict else "",
+        )
+
+
+class _Silent(Witness):
+    """Of a step that is all that its turn does: the turn tells, but for attempts that another one follows."""
+
+    __slots__ = ("speaks",)
+
+    speaks: bool
+
+    def began(self, attempt: int) -> None:
+        self.speaks = attempt > 1
+        if self.speaks:
+            super().began(attempt)
+
+    def ended(self, attempt: int, duration_s: float, verdict: Verdict | None, value: Any, error: Any) -> None:
+        if self.speaks or (verdict is not None and verdict.again):
+            super().ended(attempt, duration_s, verdict, value, error)
 
 
 class Spec:
@@ -39,14 +93,16 @@ class Spec:
         "decode",
         "function",
         "gate",
+        "input",
         "interrupted",
         "name",
-        "policy",
+        "policies",
         "quiet",
         "raises",
         "role",
         "span",
         "timeout_s",
+        "witness",
     )
 
     def __init__(
@@ -55,22 +111,25 @@ class Spec:
         function: Callable[..., Any],
         *,
         timeout_s: float | None = None,
-        policy: Policy | None = None,
+        policies: Sequence[Policy] = (),
         raises: tuple[type[Exception], ...] = (),
         interrupted: Interrupted = "rerun",
         role: str = "step",
         quiet: bool = False,
         span: str | None = None,
         gate: Callable[[], Awaitable[None]] | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.name = name
         self.function = function
-        self.quiet = quiet  # its owner tells the trace about it
+        self.quiet = quiet  # its turn tells the trace about it
+        self.witness = witness
+        self.input: Callable[[], Input] | None = None  # what amendments change
         self.span = span
         self.gate = gate  # waits for the body's permission to start
         self.decode: Callable[[bytes], Any] | None = None  # reads its result
         self.timeout_s = timeout_s
-        self.policy = policy
+        self.policies = policies  # asked in order
         self.raises = raises
         self.interrupted: Interrupted = interrupted
         self.role = role
@@ -97,9 +156,15 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
 
 
 async def perform(
-    turn: Turn, spec: Spec, arguments: bytes, decode: Callable[[bytes], Any], *, key: str | None = None
+    turn: Turn,
+    spec: Spec,
+    arguments: bytes,
+    decode: Callable[[bytes], Any],
+    *,
+    key: str | None = None,
+    slot: Slot | None = None,
 ) -> Any:
-    """Run a step of *turn*, or return what the journal knows of it.
+    """Run a step of *turn*, or return what the journal knows of it; *slot* is its own, if it was claimed before.
 
     Raises:
         Exception: A declared error of the step, `StepFailed`, `StepTimeout`, `OutcomeUnknown`, `EncodingFailed`.
@@ -107,17 +172,18 @@ async def perform(
         TurnEnded: The system ended the turn.
     """
     spec.decode = decode
-    outcome = await _outcome(turn, spec, arguments, key)
+    outcome = await _outcome(turn, spec, arguments, key, slot)
     if outcome.value is not None:
         return turn.decode_stored(decode, outcome.value, f"the journaled result of {spec.role} {spec.name}")
     assert outcome.failure is not None
     raise to_error(outcome.failure, spec.name, spec.raises, role=spec.role)
 
 
-async def _outcome(turn: Turn, spec: Spec, arguments: bytes, key: str | None) -> Outcome:
+async def _outcome(turn: Turn, spec: Spec, arguments: bytes, key: str | None, slot: Slot | None) -> Outcome:
     """Run a step of *turn*, or return what the journal knows of it, as an outcome."""
     turn.check(f"{spec.role} {spec.name}")
-    slot = await turn.claim(f"{spec.role} {spec.name}", arguments, repeatable=spec.interrupted == "rerun", key=key)
+    if slot is None:
+        slot = await turn.claim(f"{spec.role} {spec.name}", arguments, repeatable=spec.interrupted == "rerun", key=key)
     if slot.outcome is not None:
         unknown_yet = slot.outcome.failure is not None and slot.outcome.failure.type == OutcomeUnknown.__name__
         if spec.role != "tool" and not unknown_yet:  # The replayed call of a tool is told by its own turn.
@@ -139,6 +205,8 @@ async def _outcome(turn: Turn, spec: Spec, arguments: bytes, key: str | None) ->
         task.cancel()
         while not task.done():
             await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # Seen: what becomes of the turn was decided already.
         raise
     if task.cancelled():
         turn.check(f"{spec.role} {spec.name}")
@@ -156,20 +224,73 @@ async def _body(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
 
 async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
     system = turn.activation.system
-    name = spec.name
-    span = turn.step_span(slot)
+    ladder = Ladder(turn, slot, spec.policies)
+    amended = ladder.rungs.amended
+    by: Input | None = None  # made for a failure: most steps have none
+    if amended is not None and spec.input is not None:
+        by = spec.input()
+        by.use(amended)
+    witness = spec.witness or (_Silent if spec.quiet else Witness)(turn, spec.name, spec.role, turn.step_span(slot))
     turn.trace()
+    while True:
+        attempt = ladder.attempt
+        await _begin(turn, spec, slot, ladder, witness)
+        if (view := scope.get()) is not None:
+            view.places.clear()  # Each attempt gets the same names.
+        began_s = system.loop.time()
+        value: Any = None
+        error: Exception | None = None
+        verdict: Verdict | None = None
+        try:
+            value = await _run(turn, spec, slot)
+        except asyncio.CancelledError:
+            # A thread goes on and will tell; of anything else nobody knows how far it got.
+            if spec.interrupted == "fail" and slot.work is None:
+                turn.settle(slot, Outcome(failure=unknown(spec.name, "it was cancelled while it ran")))
+            raise
+        except Exception as raised:
+            error = raised
+        duration_s = system.loop.time() - began_s
+        if error is None:
+            try:
+                outcome = Outcome(value=_encoded(value, spec, turn))
+            except (EncodingFailed, LimitExceeded) as unstorable:
+                # It ran: whatever the rules say, it does not run again.
+                outcome = Outcome(failure=to_failure(unstorable))
+                verdict = Verdict(to_failure(unstorable), None)
+        else:
+            if by is None and spec.input is not None:
+                by = spec.input()
+            verdict = await ladder.judge(error, _failure_of(error, spec), by)
+            outcome = Outcome(failure=verdict.failure)
+        witness.ended(attempt, duration_s, verdict, value, error)
+        if verdict is None or not (verdict.again or verdict.ends_turn):
+            if verdict is None:
+                ladder.keep()
+            turn.settle(slot, outcome)
+            return outcome
+        assert error is not None
+        if spec.interrupted == "fail" and slot.work is None:
+            write_row(turn, slot, Outcome())  # It has failed, and nothing runs until the next attempt.
+        if verdict.ends_turn:
+            ladder.conclude(verdict, error)
+        ladder.tell_amended(verdict, witness.span)
+
+
+async def _begin(turn: Turn, spec: Spec, slot: Slot, ladder: Ladder, witness: Witness) -> None:
+    """Return when an attempt may start: its time has come, and all that led to it is on disk."""
+    await ladder.wait()
     # A tool waits for its rate before it begins: that takes nothing from its timeout, and a crash leaves no doubt.
     if spec.gate is not None and slot.work is None:
         await spec.gate()
-    if not spec.quiet:
-        turn.emit(StepStarted, span=span, parent=turn.span, step=name, role=spec.role)
+    witness.began(ladder.attempt)
     turn.mark_started()
     if spec.interrupted == "fail":
         # The start mark is the outcome that a crash leaves behind.
-        write_row(turn, slot, Outcome(failure=unknown(name, "the process died or the turn was ended while it ran")))
+        mark = unknown(spec.name, "the process died or the turn was ended while it ran")
+        write_row(turn, slot, Outcome(failure=mark))
     try:
-        await system.committer.wait_durable()
+        await turn.activation.system.committer.wait_durable()
     except asyncio.CancelledError:
         if spec.interrupted == "fail" and slot.work is None:
             write_row(turn, slot, Outcome())  # It never began.
@@ -177,55 +298,7 @@ async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
     if turn.ended is not None:
         if spec.interrupted == "fail" and slot.work is None:
             write_row(turn, slot, Outcome())
-        raise TurnEnded(f"step {name}: its turn has ended ({turn.ended}).")
-    began_s = system.loop.time()
-    history: list[Past] = []
-    while True:
-        outcome: Outcome | None = None
-        decision: Decision | None = None
-        attempt = len(history) + 1
-        if (view := scope.get()) is not None:
-            view.places.clear()  # Each attempt gets the same names.
-        try:
-            value = await _run(turn, spec, slot)
-            outcome = Outcome(value=_encoded(value, spec, turn))
-        except asyncio.CancelledError:
-            # A thread goes on and will tell; of anything else nobody knows how far it got.
-            if spec.interrupted == "fail" and slot.work is None:
-                turn.settle(slot, Outcome(failure=unknown(name, "it was cancelled while it ran")))
-            raise
-        except Exception as error:
-            failure = _failure_of(error, spec)
-            outcome = Outcome(failure=failure)
-            if failure.kind != "declared" and failure.type != "OutcomeUnknown" and spec.policy is not None:
-                # What the step's own policy does not name is not repeated: the default is for turns.
-                decision = decide(spec.policy, error, tuple(history), default=NO_RULES)
-                history.append(Past(type(error).__name__, deciding_rule(spec.policy, error)))
-        again = decision is not None and decision.verb in ("retry", "restart")
-        if not spec.quiet:
-            turn.emit(
-                StepFinished,
-                span=span,
-                parent=turn.span,
-                step=name,
-                role=spec.role,
-                duration_s=system.loop.time() - began_s,
-                error=outcome.failure.type if outcome.failure else None,
-                message=outcome.failure.message if outcome.failure else None,
-                attempt=attempt,
-                decision=decision.verb if decision and again else "",
-                delay_s=decision.delay_s if decision and again else 0.0,
-            )
-        if not again:
-            turn.settle(slot, outcome)
-            return outcome
-        assert decision is not None
-        await asyncio.sleep(decision.delay_s)
-        if spec.gate is not None and slot.work is None:
-            await spec.gate()
-        began_s = system.loop.time()
-        if not spec.quiet:
-            turn.emit(StepStarted, span=span, parent=turn.span, step=name, role=spec.role, attempt=attempt + 1)
+        raise TurnEnded(f"step {spec.name}: its turn has ended ({turn.ended}).")
 
 
 async def _run(turn: Turn, spec: Spec, slot: Slot) -> Any:

@@ -25,6 +25,7 @@ class Population:
         self.active: dict[int, Activation] = {}  # by number
         self.live = 0
         self.last_actor = last_actor
+        self._crowded_at = 0  # so many could not leave when it was last tried, and some more: it is tried again above it
         self._to_load: list[Activation] = []
         self._loading = False
 
@@ -48,7 +49,7 @@ class Population:
                 await self._load_page(page)
         finally:
             self._loading = False
-        if self.live > self._system.limits.active_max:
+        if self._on_demand() > max(self._system.limits.active_max, self._crowded_at):
             self.make_room()
 
     async def _load_page(self, page: list[Activation]) -> None:
@@ -100,15 +101,23 @@ class Population:
             if not activation.ready:
                 await activation.door.enter()
 
+    def _on_demand(self) -> int:
+        # Static children stay in memory: they must not take the place of the others.
+        return self.live - sum(len(type.statics) for type in self._system.registry.types.values())
+
     def make_room(self) -> None:
         """Let the actors that were unused for longest leave memory."""
-        surplus = self.live - self._system.limits.active_max * 9 // 10
+        active_max = self._system.limits.active_max
+        surplus = self._on_demand() - active_max * 9 // 10
         idle = [
             each for type in self._system.registry.types.values() for each in type.live.values() if each.may_leave()
         ]
         idle.sort(key=lambda each: each.used_at)
-        for activation in idle[:surplus]:
+        for activation in idle[: max(0, surplus)]:
             self.passivate(activation)
+        # Those that hold mail cannot leave: with many of them, not every newcomer looks through all again.
+        left = self._on_demand()
+        self._crowded_at = left + active_max // 10 if left > active_max else 0
 
     def passivate(self, activation: Activation) -> None:
         """Let an actor leave memory."""

@@ -34,22 +34,23 @@ class Registry:
         self.codec = Codec(self.revive)
         self.decoders: dict[Any, Callable[[bytes], Any]] = {}
         for each in reached(children):
-            if isinstance(each, Tool):
-                self.add_tool(each)
-            else:
-                self.add(each)
+            self.take(each)
 
-    def add(self, cls: type[Actor[Any, Any]]) -> None:
-        """Take an actor class; raises `InvalidDefinition` when its kind is taken."""
+    def take(self, each: type[Actor[Any, Any]] | Tool[..., Any]) -> ActorType:
+        """Take an actor class or a tool, or find it; raises `InvalidDefinition` when its kind is taken."""
+        return self.add_tool(each) if isinstance(each, Tool) else self._add(each)
+
+    def _add(self, cls: type[Actor[Any, Any]]) -> ActorType:
         other = self.types.get(cls.kind)
         if other is not None:
             if other.cls is cls:
-                return
+                return other
             raise InvalidDefinition(
                 f"{cls.__qualname__} and {other.cls.__qualname__} have one kind, {cls.kind!r}: give one of them "
                 "another, class X(Actor, kind='...')."
             )
-        self.types[cls.kind] = ActorType(cls, self.codec, "agent" if issubclass(cls, Agent) else "actor")
+        made = self.types[cls.kind] = ActorType(cls, self.codec, "agent" if issubclass(cls, Agent) else "actor")
+        return made
 
     def add_tool(self, tool: Tool[..., Any]) -> ToolType:
         """Take a tool, or find it; raises `InvalidDefinition` when its name is taken."""

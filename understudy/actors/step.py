@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+import msgspec
 
 from understudy.actors.handler import declared_errors, positive_or_none
 from understudy.actors.performing import Interrupted, Spec, perform, run_function
 from understudy.actors.signature import Signature, check_annotations
-from understudy.actors.turn import scope
-from understudy.codec import digest
+from understudy.actors.turn import Turn, scope
+from understudy.codec import digest, encode
 from understudy.errors import (
     InvalidArguments,
     InvalidDefinition,
@@ -103,14 +106,20 @@ class Step(Generic[P, R_co]):
             self.name,
             functools.partial(self.function, *args, **kwargs),
             timeout_s=self.timeout_s,
-            policy=self.policy,
+            policies=self.policies(turn),
             raises=self.raises,
             interrupted=self.interrupted,
         )
+        spec.input = functools.partial(Arguments, self, turn, spec, bound.arguments)
         # The order of keyword arguments says nothing, so they are matched by name.
         arguments = digest(dict(bound.arguments))
         decode = turn.activation.system.registry.decoder(signature.returns)
         return await perform(turn, spec, arguments, decode, key=self._key)
+
+    def policies(self, turn: Turn) -> tuple[Policy, ...]:
+        """Return the policies that are asked about a failed attempt, in order: its own, then its actor's."""
+        of_actor = turn.activation.type.cls.call_policy
+        return (of_actor,) if self.policy is None else (self.policy, of_actor)
 
     def _resolved(self) -> tuple[Signature, inspect.Signature]:
         """Return the types and the parameters of the function; found once for each class that has it."""
@@ -132,6 +141,8 @@ class Step(Generic[P, R_co]):
             # `step(fn)` wraps any function, also one without annotations: its result stays plain data.
             signature = Signature.__new__(Signature)
             signature.returns = Any
+            plain: Any = dict[str, Any]
+            signature.arguments = plain
             return signature
 
     def _copy(self) -> Self:
@@ -141,6 +152,51 @@ class Step(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__.lower()} {self.name}>"
+
+
+class Arguments:
+    """The arguments of one step, as amendments take and change them: a dict by name, defaults included."""
+
+    def __init__(self, step: Step[..., Any], turn: Turn, spec: Spec, given: Mapping[str, Any]) -> None:
+        self._turn = turn
+        self._spec = spec
+        self._function = step.function
+        self._what = f"the amended arguments of {spec.role} {spec.name}"
+        signature, self._parameters = step._resolved()
+        self._decode = turn.activation.system.registry.decoder(signature.arguments)
+        self._bound = self._bind(given)
+
+    async def given(self) -> dict[str, Any]:
+        """Return a copy of them."""
+        current = self._bind(self._bound.arguments)
+        current.apply_defaults()
+        return dict(current.arguments)
+
+    def stored(self, changed: Any) -> bytes:
+        """Return the bytes of changed arguments; raises when the function does not take them."""
+        if not isinstance(changed, Mapping):
+            raise InvalidArguments(f"expected a dict of arguments by name; got a {type(changed).__qualname__}")
+        arguments = cast(Mapping[str, Any], changed)
+        body = encode(dict(self._bind(arguments).arguments))
+        self._decode(body)
+        return body
+
+    def use(self, body: bytes) -> None:
+        """Let the next attempt have the stored arguments."""
+        stored = self._turn.decode_stored(self._decode, body, self._what)
+        if isinstance(stored, msgspec.Struct):
+            stored = {name: getattr(stored, name) for name in stored.__struct_fields__}
+        self._bound = self._bind(stored)
+        self._spec.function = functools.partial(self._function, *self._bound.args, **self._bound.kwargs)
+
+    def _bind(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
+        names = self._parameters.parameters
+        unknown = [repr(name) for name in arguments if name not in names]
+        if unknown:
+            raise InvalidArguments(f"no arguments called {', '.join(unknown)}; it takes {', '.join(names)}")
+        ordered = OrderedDict((name, arguments[name]) for name in names if name in arguments)
+        bound = inspect.BoundArguments(self._parameters, ordered)
+        return self._parameters.bind(*bound.args, **bound.kwargs)
 
 
 class _StepMaker(Protocol):
@@ -169,7 +225,7 @@ def step(function: Any = None, /, **options: Any) -> Any:
     Args:
         name: Its stable name in the journal and the trace (default: the function's name).
         timeout_s: Longer runs end as `StepTimeout`; a thread goes on and is joined by the next attempt.
-        policy: Retries of this step.
+        policy: What becomes of its failures; what it does not name is up to the actor's `call_policy`.
         raises: Errors that arrive as themselves; all others arrive as `StepFailed`.
         interrupted: What a crash while it runs means: "rerun" runs it again, "fail" raises `OutcomeUnknown`.
     """

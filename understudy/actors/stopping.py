@@ -29,18 +29,25 @@ async def stop_actors(system: System, activations: Sequence[Activation], shutdow
     until_s = system.loop.time() + shutdown_s
     if shutdown_s > 0:
         await asyncio.sleep(0)  # A turn whose task has not begun finds that its actor is down.
-        turns = [turn for each in activations for turn in each.turns()]
+        turns = _turns_of(system, activations)
         for turn in turns:
             turn.stop(reason)
         await _ended({turn.task for turn in turns if turn.task is not None}, until_s)
     for each in activations:
         abandon(each, reason, shutdown_s)
-    objects = [(each, each.object) for each in activations if each.object is not None]
-    for each, _ in objects:
-        each.object = None
     left_s = until_s - system.loop.time()
-    if left_s > 0:
-        await _release(system, [pair for pair in objects if pair[0].type.stops], left_s)
+    for each in activations:
+        if left_s > 0:
+            each.drop_object()
+        each.object = None
+    await wait_released([task for each in activations for task in each.releasing or ()], left_s)
+
+
+def _turns_of(system: System, activations: Sequence[Activation]) -> list[Turn]:
+    if len(activations) == 1:
+        return activations[0].turns()
+    wanted = set(activations)  # One look at all turns: an actor with several at a time would look through them alone.
+    return [turn for turn in system.turns.values() if turn.activation in wanted]
 
 
 async def _ended(tasks: Collection[asyncio.Task[Any]], until_s: float) -> None:
@@ -52,16 +59,31 @@ async def _ended(tasks: Collection[asyncio.Task[Any]], until_s: float) -> None:
             task.cancel()
 
 
-async def _release(system: System, objects: Sequence[tuple[Activation, Any]], left_s: float) -> None:
-    stops = [system.loop.create_task(system.population.stop_object(each, made)) for each, made in objects]
+async def wait_released(stops: Collection[asyncio.Task[Any]], left_s: float) -> None:
+    """Wait until `on_stop` has ended, also of objects that were let go before; cancel what takes longer."""
     if not stops:
         return
-    _, late = await asyncio.wait(stops, timeout=None if left_s == math.inf else left_s)
+    _, late = await asyncio.wait(stops, timeout=None if left_s == math.inf else max(0.0, left_s))
     for task in late:
         task.cancel()
     if late:
         logger.warning("actor.on_stop_late", extra={"count": len(late), "left_s": left_s})
         await asyncio.wait(late, timeout=_AGAIN_S)
+
+
+def has_to_end(activation: Activation) -> bool:
+    """Whether there is something to wait for when the actor is stopped: a turn, or `on_stop`."""
+    if activation.running or activation.releasing:
+        return True
+    return activation.object is not None and activation.type.stops
+
+
+def abandon_all(activation: Activation, reason: str) -> None:
+    """Leave behind whatever still runs, and wait for nothing."""
+    abandon(activation, reason, 0.0)
+    activation.object = None
+    for task in activation.releasing or ():
+        task.cancel()
 
 
 def abandon(activation: Activation, reason: str, shutdown_s: float) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.actors.members import Group, StaticActor
 from understudy.actors.reach import reached
-from understudy.actors.tool import Tool
+from understudy.codec import encode
 from understudy.errors import InvalidDefinition, NotFound
 from understudy.events import TraceEvent
 from understudy.supervisor.picture import Picture
@@ -40,8 +40,8 @@ def below(spec: Spec) -> Iterator[Spec]:
             todo.extend(reversed(each.children))
 
 
-def class_of(spec: Spec) -> type[Any] | None:
-    """Return the actor class of a spec; None for a supervisor."""
+def template_of(spec: Spec) -> Any:
+    """Return the actor class, or the tool, of a spec; None for a supervisor."""
     if isinstance(spec, Supervisor):
         return None
     return spec.actor if isinstance(spec, Child) else spec
@@ -53,27 +53,32 @@ class Supervision:
     def __init__(self, system: System, spec: Supervisor) -> None:
         self._system = system
         self._running: dict[str, RunningSupervisor] = {}
-        self._statics = {(each.actor.kind, each.id) for each in below(spec) if isinstance(each, Child)}
-        self._templates = {each for each in below(spec) if not isinstance(each, (Child, Supervisor))}
-        self._reached: dict[type[Any], list[ActorType]] = {}
-        taken: set[str] = {each.kind for each in self._templates}
+        registry = system.registry
+        for known in registry.types.values():
+            known.group = None
+            known.statics.clear()
+        self._statics: set[tuple[str, str]] = set()
+        self._templates: dict[Any, list[ActorType]] = {}  # and what only they reach, each in one of them
         for each in below(spec):
-            if each in self._templates:
-                self._reached[each] = [type for type in self._types_of(each) if type.kind not in taken]
-                taken.update(type.kind for type in self._reached[each])
+            if isinstance(each, Child):
+                self._statics.add((each.actor.kind, each.id))
+            elif not isinstance(each, Supervisor):
+                self._templates[each] = [next(self._types_of(each))]
+        taken = {each.kind for each in self._templates}
+        self._kinds = frozenset(taken)
+        for template, group in self._templates.items():
+            group += [found for found in self._types_of(template) if found.kind not in taken]
+            taken.update(found.kind for found in group)
         # What only static children reach, and tools that are called without being listed, has no supervisor.
-        statics = {each.actor.kind for each in below(spec) if isinstance(each, Child)}
-        types = system.registry.types
-        for type in types.values():
-            type.group = None
-            type.statics.clear()
-        self.others = Group(system, [each for kind, each in types.items() if kind not in taken | statics], None)
+        others: dict[str, ActorType] = {}
+        for each in below(spec):
+            if isinstance(each, Child):
+                others |= {found.kind: found for found in self._types_of(each.actor) if found.cls is not each.actor}
+        self.others = Group(system, [found for kind, found in others.items() if kind not in taken], None)
         self.root = RunningSupervisor(spec, self)
 
-    def _types_of(self, cls: Any) -> Iterator[ActorType]:
-        registry = self._system.registry
-        for each in reached([cls]):
-            yield registry.add_tool(each) if isinstance(each, Tool) else registry.type_of(each)
+    def _types_of(self, template: Any) -> Iterator[ActorType]:
+        return map(self._system.registry.take, reached([template]))
 
     async def start(self) -> None:
         """Start the tree; raises `StartFailed`, and then nothing of it runs."""
@@ -97,11 +102,19 @@ class Supervision:
 
     def expects(self, type: ActorType, id: str) -> bool:
         """Whether the tree is going to have this actor, although it has not got to it yet."""
-        return type.cls in self._templates or (type.kind, id) in self._statics
+        return type.kind in self._kinds or (type.kind, id) in self._statics
 
     def picture(self) -> Picture:
         """Return the tree as it can be drawn."""
         return self.root.picture()
+
+    async def store_picture(self) -> None:
+        """Keep the tree's shape in the store, for who looks when no process runs."""
+        body = encode(self.picture())
+        if await self._system.store.picture() != body:
+            batch = self._system.committer.touch()
+            batch.picture = body
+            batch.work += 1
 
     # --- what supervisors stand on ---------------------------------------------------------------------------------
 
@@ -117,8 +130,10 @@ class Supervision:
         """Return the member for a static child or a template."""
         if isinstance(spec, Child):
             return StaticActor(self._system, self._system.registry.type_of(spec.actor), spec, supervisor)
-        own = self._system.registry.type_of(spec)
-        return Group(self._system, [own, *self._reached.get(spec, ())], supervisor)
+        types = self._templates.get(spec) or [
+            found for found in self._types_of(spec) if found.kind == spec.kind or found.group is None
+        ]
+        return Group(self._system, types, supervisor)
 
     async def prepare(self, members: Sequence[Member]) -> None:
         """Read the static children among *members* from disk, many at a time."""
@@ -136,12 +151,11 @@ class Supervision:
             if isinstance(each, Supervisor):
                 other: Member | None = self._running.get(each.name)
             else:
-                for found in reached([class_of(each)]):
-                    if isinstance(found, Tool):
-                        self._system.tool_target(found)
-                    else:
-                        self._system.registry.add(found)
-                type = self._system.registry.type_of(class_of(each))  # type: ignore[arg-type]
+                type, *reached_too = map(self._system.registry.take, reached([template_of(each)]))
+                if isinstance(each, Child):
+                    for found in reached_too:
+                        if found.group is None:
+                            self.others.adopt(found)
                 other = type.statics.get(each.id) if isinstance(each, Child) else type.group
             holder = self._holder_of(other)
             if holder is not None:

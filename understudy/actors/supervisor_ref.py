@@ -8,6 +8,7 @@ from understudy.actors import stopping
 from understudy.actors.actor import Actor
 from understudy.actors.ref import Ref
 from understudy.actors.target import ActorTarget
+from understudy.actors.tool import Tool
 from understudy.errors import NotFound, Running
 from understudy.supervisor.specs import Child, Supervisor
 from understudy.supervisor.tree import ChildCounts, ChildInfo, RunningSupervisor
@@ -32,7 +33,7 @@ class SupervisorRef:
     def __repr__(self) -> str:
         return f"<supervisor {self.name}>"
 
-    async def start_child(self, spec: type[Actor[Any, Any]] | Child | Supervisor, /) -> ChildInfo:
+    async def start_child(self, spec: type[Actor[Any, Any]] | Tool[..., Any] | Child | Supervisor, /) -> ChildInfo:
         """Add a child at the end and start it; it is forgotten when the supervisor, or the process, is started again.
 
         Raises:

@@ -14,9 +14,11 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 from uuid import UUID
 
-from understudy.actors import closing, letters
+from understudy.actors import administration, closing, letters
 from understudy.actors.activation import Activation
 from understudy.actors.actor import Actor
+from understudy.actors.administration import ActorInfo, DeadLetterInfo
+from understudy.actors.control import ControlServer
 from understudy.actors.handler import Handler
 from understudy.actors.job import Job
 from understudy.actors.jobs import Jobs
@@ -27,7 +29,7 @@ from understudy.actors.recorder import Recorder
 from understudy.actors.recovery import Recovery
 from understudy.actors.ref import Ref
 from understudy.actors.registry import Registry
-from understudy.actors.supervision import Supervision, below, class_of, root_of
+from understudy.actors.supervision import Supervision, below, root_of, template_of
 from understudy.actors.supervisor_ref import SupervisorRef
 from understudy.actors.target import ActorTarget
 from understudy.actors.timers import Timers
@@ -41,26 +43,24 @@ from understudy.clock import wall_clock
 from understudy.codec import text_bytes
 from understudy.endpoint.endpoint import Endpoint
 from understudy.errors import (
-    ActorSuspended,
     InvalidArguments,
     InvalidDefinition,
     LimitExceeded,
     NotFound,
-    StateUndecodable,
     SystemClosed,
     SystemFailed,
     WrongLoop,
 )
 from understudy.events import (
-    ActorErased,
+    ActorChange,
     Event,
     SystemStarted,
 )
-from understudy.mailbox.commit import Batch, Committer, DeadLetter
+from understudy.mailbox.commit import Batch, Committer
 from understudy.mailbox.connection import settle_task
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Journal, JournalEntry, Outcome
-from understudy.mailbox.store import ActorRow, Opening, Store
+from understudy.mailbox.store import Opening, Store
 from understudy.supervisor.intensity import RestartWindow
 from understudy.supervisor.picture import Picture
 from understudy.supervisor.specs import ROOT, Child, Supervisor
@@ -99,7 +99,7 @@ class System:
     def __init__(
         self,
         path: str | PathLike[str] | Store,
-        children: Sequence[type[Actor[Any, Any]] | Child | Supervisor] = (),
+        children: Sequence[type[Actor[Any, Any]] | Tool[..., Any] | Child | Supervisor] = (),
         *,
         endpoints: Sequence[Endpoint] = (),
         resources: Sequence[object] = (),
@@ -120,7 +120,7 @@ class System:
         self.trace_all = trace == "all"
         self.jobs = Jobs(self)
         self._root = root_of(children)
-        classes = [cls for spec in below(self._root) if (cls := class_of(spec)) is not None]
+        classes = [each for spec in below(self._root) if (each := template_of(spec)) is not None]
         self.registry = Registry(self, classes, endpoints, resources)
         self._begin()
 
@@ -149,6 +149,7 @@ class System:
         self.collapsed: SystemFailed | None = None  # the root supervisor gave up
         self.leaked: set[asyncio.Task[Any]] = set()  # turns that were abandoned
         self.supervision = Supervision(self, self._root)
+        self.control = ControlServer(self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.turn_tasks: set[asyncio.Task[Any]] = set()
         self._paused: list[Activation] = []
@@ -195,6 +196,8 @@ class System:
             )
             await self.timers.start()
             await self.supervision.start()
+            await self.supervision.store_picture()
+            await self.control.start()
             self.spawn(self.recovery.run(), "recover")
             self.spawn(self.upkeep.run(), "sweep")
         except BaseException:  # Also a cancellation: the file must not stay owned.
@@ -494,25 +497,34 @@ class System:
 
     # --- administration --------------------------------------------------------------------------------------------
 
-    async def actors(self, cls: type[Actor[Any, Any]] | None = None) -> AsyncIterator[ActorRow]:
-        """Stream the stored actors, of one class or all, in order of creation."""
-        self.check_usable()
-        await self.committer.wait_durable()
-        after = 0
-        while page := await self.store.actors(self.registry.type_of(cls).kind if cls else None, after, 500):
-            for row in page:
-                yield row
-            after = page[-1].no
+    def actors(self, cls: type[Actor[Any, Any]] | None = None) -> AsyncIterator[ActorInfo]:
+        """Stream the stored actors, of one class or all, in order of creation.
 
-    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        Raises:
+            NotRegistered: The class is not registered.
+        """
+        self.check_usable()
+        return administration.actors(self, self.registry.type_of(cls) if cls is not None else None)
+
+    def suspended(self) -> AsyncIterator[ActorInfo]:
+        """Stream the suspended actors, in order of creation: mend the cause, then `await system.resume(info.ref)`."""
+        self.check_usable()
+        return administration.suspended(self)
+
+    def watch(self, ref: Actor[Any, Any], /) -> AsyncIterator[ActorChange]:
+        """Stream what becomes of one actor, from this call on, each change once it is on disk; ends with the system.
+
+        Raises:
+            LimitExceeded: The listener fell too far behind; what it has missed is in the trace.
+        """
+        self.check_usable()
+        target = self._target_of(ref)
+        return self.watching.watch(target.kind, target.id)
+
+    def dead_letters(self) -> AsyncIterator[DeadLetterInfo]:
         """Stream the messages that were given up, oldest first."""
         self.check_usable()
-        await self.committer.wait_durable()
-        after = 0
-        while page := await self.store.dead_letters(after, 500):
-            for letter in page:
-                yield letter
-            after = page[-1].envelope.no
+        return administration.dead_letters(self)
 
     async def redeliver(self, id: str, /) -> None:
         """Try a dead letter again: back at the end of its actor's mailbox, its finished steps not repeated.
@@ -542,26 +554,7 @@ class System:
             StartFailed: It is a static child, and its `on_start` fails.
         """
         self.check_usable()
-        activation = await self._entered(ref)
-        before = activation.status
-        if before not in ("suspended", "stopped"):
-            return
-        activation.door.held = True  # It must not leave memory while it is read.
-        try:
-            await activation.reload()
-        except StateUndecodable as error:
-            activation.reason = str(error)
-            raise ActorSuspended(f"{activation.name} stays suspended: {error}", reason=str(error)) from error
-        finally:
-            activation.door.release()
-        if activation.status != before:
-            return  # Somebody else resumed it meanwhile.
-        if activation.member is not None and activation.member.supervisor.running:
-            await activation.member.supervisor.resume_child(activation.member.child_id)
-        else:
-            activation.revive()
-            activation.pump()
-        await self.committer.wait_durable()
+        await administration.resume(await self._entered(ref))
 
     async def erase(self, ref: Actor[Any, Any], /) -> None:
         """Delete everything stored about an actor; its bytes are gone from the file and its log when this returns.
@@ -572,52 +565,21 @@ class System:
         self.check_usable()
         activation = await self._entered(ref)
         # Half an erasure would be worse than none: it is not left to the mercy of its caller.
-        await settle_task(self._erase(activation))
-
-    async def _erase(self, activation: Activation) -> None:
-        activation.door.held = True  # Who sends to it now finds a new actor.
-        no = activation.no
-        try:
-            await self.committer.wait_durable()
-            if activation.running or activation.depth or activation.reserved:
-                raise InvalidArguments(
-                    f"{activation.name} has {activation.depth} waiting messages; nothing was erased. Cancel them first."
-                )
-            if not no:
-                return
-            try:
-                await self.store.erase(no)
-            finally:
-                # Its rows may be gone although the rewriting of the file failed: what is on disk decides.
-                (record,) = await self.store.load([no], 0)
-                if record is None:
-                    self.population.active.pop(no, None)
-                    await self.population.stop_object(activation, activation.object)
-                    activation.forget()
-        finally:
-            activation.door.release()
-        self.recorder.emit(
-            ActorErased(
-                at=self.wall(),
-                correlation="system",
-                span=f"life {self.life}",
-                life=self.life,
-                kind=activation.type.kind,
-                actor_no=no,
-            )
-        )
-        await self.committer.wait_durable()
+        await settle_task(administration.erase(self, activation))
 
     async def backup(self, path: str | PathLike[str], /) -> None:
         """Write a consistent copy of the store to *path* while work goes on; refuses an existing file."""
         self.check_usable()
         await self.store.backup(path)
 
-    async def _entered(self, ref: Any) -> Activation:
+    def _target_of(self, ref: Any) -> ActorTarget:
         target = ref._target if type(ref) is Ref else None
         if not isinstance(target, ActorTarget) or target.system is not self:
             raise InvalidArguments(f"expected a ref of this system, made by system.actor(...); got {ref!r}.")
-        return await target.enter()
+        return target
+
+    async def _entered(self, ref: Any) -> Activation:
+        return await self._target_of(ref).enter()
 
 
 def _store_at(path: str | PathLike[str], durability: Literal["full", "process"], lock_wait_s: float) -> Store:

@@ -18,7 +18,7 @@ from understudy.actors.handler import PLAIN, tool_name
 from understudy.actors.kinds import ActorType, BoundHandler
 from understudy.actors.performing import Interrupted, Spec, perform, run_function
 from understudy.actors.signature import Signature, Wire, check_annotations
-from understudy.actors.step import Step
+from understudy.actors.step import Arguments, Step
 from understudy.actors.turn import current_turn, scope
 from understudy.codec import Codec
 from understudy.errors import EncodingFailed, InvalidDefinition, LimitExceeded, OutcomeUnknown, StepFailed, StepTimeout
@@ -113,19 +113,21 @@ class ToolType(ActorType):
     async def _call(self, bound: BoundHandler, _actor: Any, *args: Any) -> Any:
         tool = self.tool
         turn = current_turn()
-        body = functools.partial(tool.function, **dict(zip(bound.wire.parameters, args, strict=True)))
+        given = dict(zip(bound.wire.parameters, args, strict=True))
+        body = functools.partial(tool.function, **given)
         # The body is a step: it starts after the commit that covers its message and the answer that caused it.
         spec = Spec(
             tool.name,
             body,
             timeout_s=tool.timeout_s,
-            policy=tool.policy,
+            policies=tool.policies(turn),
             raises=tool.raises,
             interrupted=tool.interrupted,
             role="tool",
             quiet=True,
             gate=self._wait_rate if tool.rate is not None else None,
         )
+        spec.input = functools.partial(Arguments, tool, turn, spec, given)
         return await perform(turn, spec, b"", bound.wire.decode_result)
 
     async def _wait_rate(self) -> None:
@@ -170,7 +172,7 @@ def tool(function: Any = None, /, **options: Any) -> Any:
         rate: How often calls may start.
         raises: Errors that arrive as themselves.
         interrupted: What a crash while it runs means: "rerun" runs it again; "fail" tells the model that nobody knows.
-        policy: Retries of its body.
+        policy: What becomes of failures of its body.
     """
 
     def make(wrapped: Callable[..., Any]) -> Tool[..., Any]:

@@ -327,11 +327,15 @@ class Turn:
         """Journal a step's outcome and give it to whoever waits."""
         if self.is_fenced():
             return  # Abandoned: another attempt may run the same step now.
+        self.write(slot, outcome)
+        slot.settle(outcome)
+
+    def write(self, slot: Slot, outcome: Outcome) -> None:
+        """Journal a row: the turn gets on."""
         journal = self.ensure_journal()
         system = self.activation.system
         if system.journals.get(journal.message) is not journal:
-            slot.settle(outcome)  # The message has ended meanwhile: a row would never go away.
-            return
+            return  # The message has ended meanwhile: a row would never go away.
         batch = system.committer.touch()
         batch.journal[(journal.message, slot.key)] = JournalEntry(journal.message, slot.key, outcome, slot.after)
         batch.work += 1 + (len(outcome.value or b"") >> 10)
@@ -342,7 +346,6 @@ class Turn:
                 # It gets on: a crash after this is not counted against the message.
                 self.envelope.started = -1
                 batch.note_progress(self.envelope)
-        slot.settle(outcome)
 
     def mark_started(self) -> None:
         """Let the commit that the next step waits for say that this message was started."""

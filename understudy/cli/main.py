@@ -10,7 +10,9 @@ import click
 
 # Name -> (module, attribute, one line of help). The line stands here, so that `--help` imports no subcommand.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
+    "dead": ("understudy.cli.dead", "dead", "Look at messages that were given up; try them again, or forget them."),
     "demo": ("understudy.cli.demo.command", "demo", "Kill an agent in the middle of its work and watch it go on."),
+    "ps": ("understudy.cli.ps", "ps", "Draw the supervision tree: what runs, what is held, whose mail waits."),
     "trace": ("understudy.cli.trace", "trace", "Draw what happened: every step, attempt, token and cent."),
 }
 

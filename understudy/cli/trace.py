@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import sqlite3
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,10 +10,10 @@ from typing import Any, Final
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from understudy.cli.terminal import console, either, near, store_at
 from understudy.errors import StoreRefused
 from understudy.mailbox import reading
 from understudy.mailbox.store import TraceRow
@@ -28,9 +26,8 @@ _PAGE: Final = 5_000
 # A tree of more events is no longer looked at by a person, and must not fill the memory.
 _EVENTS_MAX: Final = 200_000
 _SUMMARY_EVENTS_MAX: Final = 5_000  # of each line of the table
-_NEAR_MAX: Final = 3
+_NEWEST: Final = 3  # ids that are told to who asked for an unknown one
 _SEARCHED: Final = 1_000  # newest ids among which a mistyped one is looked for
-_PIPE_WIDTH: Final = 140  # when nobody looks: wide enough that ids and names stay whole for grep
 _SYSTEM: Final = "system"
 _STATUS_STYLES: Final = {"running": "cyan", "failed": "bold red", "interrupted": "yellow", "replayed": "dim"}
 
@@ -45,10 +42,7 @@ def trace(file: Path, id: str | None, as_json: bool, limit: int) -> None:  # noq
 
     The store is only read; the process that owns it is not disturbed.
     """
-    if not file.exists():
-        raise click.BadParameter(f"there is no file {str(file)!r}. Name the store that was given to System(...).")
-    if file.is_dir():
-        raise click.BadParameter(f"{str(file)!r} is a directory. Name the store in it, such as {file / 'agents.db'}.")
+    file = store_at(file)
     try:
         with visit(file) as connection:
             if id is not None and not reading.traces(connection, id, 0, 1):
@@ -96,7 +90,7 @@ def _print_events(connection: sqlite3.Connection, id: str | None) -> None:
 
 def _print_tree(connection: sqlite3.Connection, id: str, *, is_live: bool) -> None:
     found, left_out, is_cut = _load(connection, id, _EVENTS_MAX, is_live=is_live)
-    _console().print(Drawing(found))
+    console().print(Drawing(found))
     if left_out:
         click.echo(
             f"{words.count(left_out, 'event')} of a newer version left out; upgrade understudy to see all.", err=True
@@ -132,7 +126,7 @@ def _print_table(connection: sqlite3.Connection, limit: int, file: Path) -> None
             words.duration(found.duration_s) + more if found.duration_s is not None else more,
             Text(words.cost(totals.usd_micros, is_unknown=totals.usd_unknown) + more, "green"),
         )
-    _console().print(table)
+    console().print(table)
 
 
 def _what(found: Trace) -> str:
@@ -143,27 +137,11 @@ def _what(found: Trace) -> str:
 
 def _unknown(connection: sqlite3.Connection, id: str, file: Path) -> str:
     known = [name for name, _ in reading.correlations(connection, _SEARCHED) if name != _SYSTEM]
-    near = [name for name in known if id in name][:_NEAR_MAX]
-    near += [name for name in difflib.get_close_matches(id, known, _NEAR_MAX, 0.5) if name not in near]
-    if near:
-        hint = f"Did you mean {_either([repr(name) for name in near[:_NEAR_MAX]])}?"
+    meant = near(id, known)
+    if meant:
+        hint = f"Did you mean {either([repr(name) for name in meant])}?"
     elif known:
-        hint = f"The newest are {', '.join(repr(name) for name in known[:_NEAR_MAX])}."
+        hint = f"The newest are {', '.join(repr(name) for name in known[:_NEWEST])}."
     else:
         hint = "The store has no traced runs yet."
     return f"{file} has no trace of {id!r}. {hint} `understudy trace {file}` lists them."
-
-
-def _either(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-
-
-def _console() -> Console:
-    # A terminal that cannot show a character of somebody's text shows a question mark instead of a traceback.
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="replace")
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _PIPE_WIDTH)
-    return console

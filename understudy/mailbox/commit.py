@@ -51,6 +51,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     envelope: Envelope
     failure: Failure
     at: float
+    damaged: bool = False  # its row is not to be believed; the failure says so instead of what ended it
 
 
 class Batch:

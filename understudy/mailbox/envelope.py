@@ -1,7 +1,7 @@
 """One message on its way: what was said, to whom, and what has become of it so far.
 
-The first fields are fixed when the message is accepted; the progress fields change while it waits; the last two live
-in memory only and are not stored.
+The first fields are fixed when the message is accepted; the progress fields change while it waits; the last three
+live in memory only and are not stored.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ One table holds those of running turns, under (message, key), until their messag
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -34,6 +34,10 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
     value: bytes | None = None
     failure: Failure | None = None
+
+
+_LADDER: Final = b"+ladder"  # follows the number that a step's key ends with
+_RUNGS: Final = "Ladder"  # type of the failure that the ladder of an unfinished step is stored as
 
 
 class JournalEntry(msgspec.Struct, frozen=True):
@@ -90,7 +94,7 @@ class Lineage:
 class Slot:
     """One step of a message, in memory: its outcome when there is one, and who waits for it."""
 
-    __slots__ = ("_waiters", "after", "child", "claimed", "key", "outcome", "running", "work")
+    __slots__ = ("_waiters", "after", "child", "claimed", "key", "lasts", "outcome", "running", "work")
 
     def __init__(self, key: bytes, after: bytes | None, outcome: Outcome | None = None) -> None:
         self.key = key
@@ -100,6 +104,7 @@ class Slot:
         self.running = False  # an attempt of the turn runs its body and waits for it
         self.work: asyncio.Task[Any] | None = None  # the thread of its body, which nobody can cancel
         self.child: int | None = None  # number of the message that was asked
+        self.lasts = False  # a ladder that goes on in the attempt of the turn which it has decided about
         self._waiters: list[asyncio.Future[Outcome]] = []
 
     def is_open(self) -> bool:
@@ -135,7 +140,8 @@ class Journal:
     """What one message's turn has done, across its attempts and the lives of the process.
 
     Steps are matched by what they do (name and arguments), not by position. Where several are equal, the step that the
-    same branch made before decides which is whose.
+    same branch made before decides which is whose. The retry ladder of a step has a slot of its own, which belongs to
+    no group: nobody claims it, and it is no step.
     """
 
     def __init__(self, message: int) -> None:
@@ -153,17 +159,60 @@ class Journal:
     @property
     def count(self) -> int:
         """How many steps the message has made, those of earlier attempts and lives included."""
-        return len(self.slots)
+        return sum(map(len, self._groups.values()))
 
     def remember(self, entry: JournalEntry) -> None:
         """Take over a stored row."""
         self.stored = self.replaying = True
-        if entry.key in self.slots:
+        known = self.slots.get(entry.key)
+        if known is not None:
+            if known.is_open() and known.key + _LADDER in self.slots and entry.outcome != Outcome():
+                known.outcome, known.child = entry.outcome, entry.child  # Its ladder was read before it.
             return  # Read before in this life, or its answer came while this was read, and is newer.
         if entry.outcome.value is None and entry.outcome.failure is None:
             self._gone[entry.key] = entry.after  # A failure that a later attempt was to forget.
             return
+        if entry.key.endswith(_LADDER):
+            self.slots[entry.key] = Slot(entry.key, entry.after, entry.outcome)
+            step = entry.key.removesuffix(_LADDER)
+            if step not in self.slots:
+                self._add(Slot(step, entry.after))  # It goes on where it was, once the turn comes to it.
+            return
         self._add(Slot(entry.key, entry.after, entry.outcome)).child = entry.child
+
+    def ladder(self, slot: Slot) -> bytes | None:
+        """Return the rungs of the step's retry ladder, as they were given to `climb`; None when it has none."""
+        ladder = self.slots.get(slot.key + _LADDER)
+        if ladder is None or ladder.outcome is None:
+            return None
+        failure = ladder.outcome.failure
+        if failure is None:
+            return ladder.outcome.value
+        return failure.arguments if failure.type == _RUNGS else None  # else its row is damaged
+
+    def climb(self, slot: Slot, rungs: bytes, why: str, *, lasts: bool = False) -> Slot:
+        """Note how far the ladder of a step is; return its slot, whose outcome is to be written.
+
+        It is a failure until the step has a value, and is forgotten as one; unless it *lasts*: the turn's next attempt
+        is a rung of it.
+        """
+        ladder = self._ladder_of(slot)
+        ladder.outcome = Outcome(failure=Failure("failed", _RUNGS, why, arguments=rungs))
+        ladder.lasts = lasts
+        return ladder
+
+    def keep_ladder(self, slot: Slot) -> Slot | None:
+        """Keep the ladder of a step as long as the value that the step now has; return its slot, to be written."""
+        rungs = self.ladder(slot)
+        if rungs is None:
+            return None
+        ladder = self._ladder_of(slot)
+        ladder.outcome = Outcome(value=rungs)
+        return ladder
+
+    def _ladder_of(self, slot: Slot) -> Slot:
+        key = slot.key + _LADDER
+        return self.slots.setdefault(key, Slot(key, slot.after))
 
     def expect(self, key: bytes, child: int) -> Slot:
         """Note that the message *child* was asked under *key* and has not answered."""
@@ -178,12 +227,6 @@ class Journal:
         """Forget a step that was refused before it began."""
         if self.slots.get(slot.key) is slot:  # and not its successor in a later attempt
             self._remove(slot)
-
-    def interrupt(self, child: int, error: Exception) -> None:
-        """Wake whoever waits for the message *child*."""
-        for slot in self.slots.values():
-            if slot.child == child and slot.outcome is None:
-                slot.interrupt(error)
 
     def wrote(self, batch: int) -> None:
         """Note that a row was handed to the batch with this number."""
@@ -220,6 +263,8 @@ class Journal:
         covered: dict[bytes, Slot] = {slot.key: slot}
         match = _matched_by(slot)
         for step in self.slots.values():
+            if step.key.endswith(_LADDER):
+                continue
             same = step.key.startswith((b"ask ", b"query ")) and _matched_by(step) == match
             if not step.claimed and (same or step.after in covered):
                 step.claimed = True
@@ -229,7 +274,7 @@ class Journal:
     def left_over(self, name: bytes) -> bool:
         """Whether outcomes of steps called *name* wait for a turn that asks for them again."""
         return self.replaying and any(
-            not slot.claimed
+            not slot.claimed and not self._waits_for_its_ladder(slot)
             for group, slots in self._groups.items()
             if group.partition(b"\0")[0] == name
             for slot in slots
@@ -238,11 +283,15 @@ class Journal:
     def start_attempt(self, *, forget_failures: bool) -> list[Slot]:
         """Make every step claimable again; return those whose failure is forgotten: their rows are to be voided.
 
-        An outcome that is unknown stays: only a person may clear it.
+        With a failure its ladder is forgotten. An outcome that is unknown stays: only a person may clear it.
         """
         self.undecodable = None
         forgotten: list[Slot] = []
+        if forget_failures:
+            self._forget_ladders(forgotten)
         for slot in list(self.slots.values()):
+            if slot.key.endswith(_LADDER):
+                continue
             slot.claimed = False
             failure = slot.outcome.failure if slot.outcome is not None else None
             if forget_failures and failure is not None and failure.type != "OutcomeUnknown":
@@ -251,10 +300,22 @@ class Journal:
                     slot.outcome = None
                 else:
                     self._remove(slot)
-            elif slot.outcome is None and slot.child is None and slot.work is None:
+            elif slot.outcome is None and slot.child is None and slot.work is None and self.ladder(slot) is None:
                 self._remove(slot)  # It never began, or may begin anew.
         self.replaying = bool(self.slots)
         return forgotten
+
+    def _forget_ladders(self, forgotten: list[Slot]) -> None:
+        for ladder in [slot for slot in self.slots.values() if slot.key.endswith(_LADDER)]:
+            if ladder.lasts:
+                ladder.lasts = False
+            elif ladder.outcome is not None and ladder.outcome.failure is not None:
+                del self.slots[ladder.key]
+                forgotten.append(ladder)
+
+    def _waits_for_its_ladder(self, slot: Slot) -> bool:
+        # It has no outcome that another step could miss.
+        return slot.outcome is None and slot.child is None and slot.work is None
 
     def conflicts(self, steps: bytes) -> bool:
         """Whether the key of the keyed group *steps* stands for other arguments already."""

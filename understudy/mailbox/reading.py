@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from understudy.mailbox.commit import DeadLetter
@@ -21,7 +21,7 @@ from understudy.mailbox.rows import (
     read_result,
     read_snapshot,
 )
-from understudy.mailbox.store import ActorRow, Loaded, Timer, TraceRow, Whereabouts
+from understudy.mailbox.store import ActorRow, Loaded, Standing, Timer, TraceRow, Whereabouts
 from understudy.mailbox.writing import numbers
 
 _MESSAGE = ", ".join(f"m.{column}" for column in MESSAGE_COLUMNS)
@@ -74,7 +74,7 @@ _HELD = f"""{_ACTOR_ROW} WHERE a.no IN (
                 AND coalesce(?2, status) = status ORDER BY no LIMIT ?3)
         ) ORDER BY no LIMIT ?3
     ) ORDER BY a.no
-"""
+"""  # noqa: S608 - our own text
 
 # Looks at the newest rows only: a trace has millions. What began among them is complete, older ones may be missing.
 _CORRELATIONS = """
@@ -255,6 +255,32 @@ def dead_letters(connection: sqlite3.Connection, after: int, limit: int) -> list
         (after, limit),
     ).fetchall()
     return [read_dead_letter(row) for row in rows]
+
+
+def newest_letters(connection: sqlite3.Connection, limit: int) -> list[DeadLetter]:
+    """Return dead letters, the newest messages first."""
+    rows = connection.execute(f"SELECT {_DEAD} FROM dead_letter ORDER BY no DESC LIMIT ?", (limit,)).fetchall()  # noqa: S608
+    return [read_dead_letter(row) for row in rows]
+
+
+def letter_numbers(connection: sqlite3.Connection) -> list[int]:
+    """Return the numbers of all dead letters, in order."""
+    return [no for (no,) in connection.execute("SELECT no FROM dead_letter ORDER BY no")]
+
+
+def standing(connection: sqlite3.Connection, actors: Iterable[int]) -> dict[int, Standing]:
+    """Return name and status of the actors with these numbers; one that was erased is missing."""
+    rows = connection.execute(
+        "SELECT no, kind, id, status, reason FROM actor WHERE no IN (SELECT value FROM json_each(?))",
+        (numbers(sorted(set(actors))),),
+    )
+    return {no: Standing(*facts) for no, *facts in rows}
+
+
+def store_id(connection: sqlite3.Connection) -> str:
+    """Return the store's id, which names of messages end in."""
+    (found,) = connection.execute("SELECT store_id FROM owner").fetchone()
+    return str(found)
 
 
 def actors(connection: sqlite3.Connection, kind: str | None, after: int, limit: int) -> list[ActorRow]:

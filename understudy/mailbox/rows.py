@@ -254,7 +254,7 @@ def read_dead_letter(row: Row) -> DeadLetter:
         damage = damage or f"dead letter {row[0]} of actor number {row[1]} does not decode ({error})"
     if failure is None or damage is not None:
         failure = Failure(kind="own", type="StateUndecodable", message=damage or "")
-    return DeadLetter(envelope=Envelope(*_fields(row, head)), failure=failure, at=at)
+    return DeadLetter(envelope=Envelope(*_fields(row, head)), failure=failure, at=at, damaged=damage is not None)
 
 
 def _outcome(body: bytes, where: str) -> Outcome:

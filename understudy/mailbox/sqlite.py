@@ -62,7 +62,8 @@ class SQLiteStore:
         checkpoint_pages: int = 1_000,
         log_bytes_max: int = 64 * 1024 * 1024,
     ) -> None:
-        self.path = os.path.abspath(os.fsdecode(path))
+        # The file itself, not a link to it: lock, log and socket lie beside one name, whichever it was given.
+        self.path = os.path.realpath(os.fsdecode(path))
         self._create = create
         self._lock_wait_s = lock_wait_s
         self._durability = durability

@@ -71,6 +71,20 @@ class ActorRow(msgspec.Struct, frozen=True):
     oldest_at: float | None  # when the oldest waiting message was sent
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """Whose a message is, and how that actor is."""
+
+    kind: str
+    id: str
+    status: str  # "active", "suspended" or "stopped"
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The actor as people call it."""
+        return f"{self.kind}/{self.id}"
+
+
 class Whereabouts(msgspec.Struct, frozen=True):
     """Where a message is; nothing is set when the store does not know it.
 

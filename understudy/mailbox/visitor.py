@@ -27,7 +27,7 @@ def visit(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
     Raises:
         StoreRefused: It is no store of ours, or of another version, or it cannot be read.
     """
-    name = str(Path(os.fsdecode(path)).absolute())
+    name = str(Path(os.fsdecode(path)).resolve())  # The log of a link lies beside what it points to.
     # A store that was closed in good order has no log, and nobody changes the file: read it as it lies there. SQLite
     # would make a log and its index otherwise, and leave them behind.
     options = "mode=ro" if _size(f"{name}-wal") else "mode=ro&immutable=1"
@@ -50,7 +50,7 @@ def visit(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
 def is_owned(path: str | os.PathLike[str]) -> bool:
     """Whether a process has the store at *path* open for writing now."""
     try:
-        fd = os.open(f"{os.fsdecode(path)}.lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"{Path(os.fsdecode(path)).resolve()}.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:

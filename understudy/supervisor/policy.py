@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from understudy.errors import ChangeCall, GiveUp, InvalidDefinition, UnderstudyError
+from understudy.errors import ChangeCall, GiveUp, InvalidDefinition, RetryLater, UnderstudyError
 from understudy.supervisor.backoff import Backoff
 
 Verb = Literal["retry", "amend", "answer", "dead_letter", "restart", "stop", "suspend", "escalate"]
@@ -22,6 +22,7 @@ Amendment = Callable[[Any, Exception], Any]
 HINT_MAX_S = 3_600.0  # a server that asks for more patience than this gets no more
 _DEFAULT_BACKOFF = Backoff(0.2, max_s=10.0)
 _AT_ONCE = Backoff(0.0)
+_CATCH_ALL = (Exception, UnderstudyError, RuntimeError)
 _AGAIN = frozenset({"retry", "amend", "restart"})
 _WORDS: dict[Verb, str] = {
     "answer": "answered with the error",
@@ -212,7 +213,7 @@ def decide(
         used = sum(1 for past in history if past.rule == number)
         for reaction in rule.reactions:
             if reaction.times is None or used < reaction.times:
-                return _react(reaction, failure, used, spread)
+                return _react(_fitting(reaction, rule, failure), failure, used, spread)
             used -= reaction.times
         # The first rule that matches decides alone: going on to the next would start its ladder, never to be counted.
         return Decision("dead_letter", 0.0, f"{name}: every reaction is used up", used_up=True)
@@ -231,10 +232,20 @@ def _matches(rule: Rule, failure: Exception) -> bool:
     # A failure that is ours and deterministic, or that crossed a boundary, used up its ladder there: a rule that
     # catches everything does not retry it (retries would multiply with depth); a rule that names it does.
     if isinstance(failure, (ChangeCall, GiveUp)):
-        return any(
-            isinstance(failure, each) for each in rule.errors if each not in (Exception, UnderstudyError, RuntimeError)
-        )
+        return any(isinstance(failure, each) for each in rule.errors if each not in _CATCH_ALL)
     return isinstance(failure, rule.errors)
+
+
+def _fitting(reaction: Reaction, rule: Rule, failure: Exception) -> Reaction:
+    """Return the reaction, but no restart for a failure that lies elsewhere, unless the rule names it.
+
+    Another actor is held, full or waiting, or the model is away: restarting this one mends nothing, and in a tree it
+    would take others along.
+    """
+    elsewhere = isinstance(failure, RetryLater) and all(each in _CATCH_ALL for each in rule.errors)
+    if reaction.verb == "restart" and elsewhere:
+        return msgspec.structs.replace(reaction, verb="retry")
+    return reaction
 
 
 def _react(reaction: Reaction, failure: Exception, used: int, spread: float | None) -> Decision:

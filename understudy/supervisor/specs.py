@@ -25,6 +25,12 @@ class ActorClass(Protocol):
     kind: ClassVar[str]
 
 
+class ToolLike(Protocol):
+    """What the tree needs to know of a tool, which has a class of actors of its own."""
+
+    kind: str
+
+
 class _Named(msgspec.Struct, frozen=True):
     actor: type[ActorClass]
     id: str
@@ -53,7 +59,7 @@ class Child(_Named, frozen=True, kw_only=True):
         wrong = [*_wrong_child(self.restart, self.shutdown_s, significant=self.significant)]
         if not _is_text(self.id):
             wrong.insert(0, f"id={self.id!r}: expected a text that is not empty")
-        if not is_actor_class(self.actor):
+        if not (_has_kind(self.actor) and isinstance(self.actor, type)):
             wrong.insert(0, f"actor={self.actor!r}: expected an actor class")
         if wrong:
             raise InvalidDefinition(f"Child is wrong: {'; '.join(wrong)}.")
@@ -61,7 +67,7 @@ class Child(_Named, frozen=True, kw_only=True):
 
 class _Group(msgspec.Struct, frozen=True):
     name: str
-    children: Sequence[type[ActorClass] | Child | Supervisor]
+    children: Sequence[type[ActorClass] | ToolLike | Child | Supervisor]
 
 
 class Supervisor(_Group, frozen=True, kw_only=True):
@@ -128,7 +134,7 @@ class Supervisor(_Group, frozen=True, kw_only=True):
             raise InvalidDefinition(f"Supervisor {self.name!r} is wrong: {'; '.join(wrong)}.")
 
 
-Spec = type[ActorClass] | Child | Supervisor
+Spec = type[ActorClass] | ToolLike | Child | Supervisor
 
 
 def child_id(spec: Spec) -> str:
@@ -138,17 +144,12 @@ def child_id(spec: Spec) -> str:
     return spec.name if isinstance(spec, Supervisor) else spec.kind
 
 
-def is_actor_class(value: object) -> bool:
-    """Whether *value* is an actor class; what users give is checked, typed or not."""
-    return isinstance(value, type) and isinstance(getattr(value, "kind", None), str)
-
-
 def wrong_children(parent: Supervisor) -> Iterator[str]:
     """Say what is wrong with the children of one supervisor, as they stand beside each other."""
     seen: dict[str, Spec] = {}
     for spec in parent.children:
-        if not isinstance(spec, (Child, Supervisor)) and not is_actor_class(spec):
-            yield f"it takes actor classes, Child(...) and Supervisor(...); got {spec!r}"
+        yield from wrong_beside(parent, spec)
+        if not _is_spec(spec):
             continue
         id = child_id(spec)
         other = seen.get(id)
@@ -160,11 +161,12 @@ def wrong_children(parent: Supervisor) -> Iterator[str]:
         elif other is not None:
             yield f"two children have the id {id!r}: give one of them another"
         seen[id] = spec
-        yield from wrong_beside(parent, spec)
 
 
 def wrong_beside(parent: Supervisor, spec: Spec) -> Iterator[str]:
     """Say what is wrong with *spec* as a child of *parent*."""
+    if not _is_spec(spec):
+        yield f"it takes actor classes, tools, Child(...) and Supervisor(...); got {spec!r}"
     if isinstance(spec, (Child, Supervisor)) and spec.significant and parent.auto_shutdown == "never":
         yield (
             f"child {child_id(spec)!r} is significant=True with auto_shutdown='never': set auto_shutdown to "
@@ -189,7 +191,7 @@ def wrong_tree(root: Supervisor) -> list[str]:
             elif isinstance(spec, Child):
                 key, what = (spec.actor.kind, spec.id), f"static child {spec.actor.kind}/{spec.id}"
             else:
-                key, what = spec, f"class {spec.__qualname__}"
+                key, what = spec.kind, f"template {spec.kind!r}"
             if key in seen:
                 wrong.append(f"{what} is in the tree twice, under {seen[key]!r} and {parent.name!r}")
             seen[key] = parent.name
@@ -198,7 +200,7 @@ def wrong_tree(root: Supervisor) -> list[str]:
 
 def _wrong_child(restart: object, shutdown_s: object, *, significant: object) -> Iterator[str]:
     yield from _one_of("restart", restart, get_args(RestartType))
-    if not (_is_number(shutdown_s) and shutdown_s >= 0):  # type: ignore[operator]
+    if not (isinstance(shutdown_s, (int, float)) and _is_number(shutdown_s) and shutdown_s >= 0):
         yield f"shutdown_s={shutdown_s!r}: expected seconds, 0 to inf"
     if not isinstance(significant, bool):
         yield f"significant={significant!r}: expected True or False"
@@ -213,6 +215,14 @@ def _one_of(field: str, value: object, allowed: tuple[str, ...]) -> Iterator[str
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _is_spec(value: object) -> bool:
+    return isinstance(value, (Child, Supervisor)) or _has_kind(value)
+
+
+def _has_kind(value: object) -> bool:
+    return isinstance(getattr(value, "kind", None), str)
 
 
 def _is_text(value: object) -> bool:

@@ -91,7 +91,7 @@ class Stage(Protocol):
         """Run a task; an error in it stops the system."""
         ...
 
-    def make(self, spec: type[Any] | Child, supervisor: RunningSupervisor) -> Member:
+    def make(self, spec: Spec, supervisor: RunningSupervisor) -> Member:
         """Return the member for a static child or a template."""
         ...
 
@@ -133,6 +133,10 @@ class ChildCounts(msgspec.Struct, frozen=True):
     active: int
     supervisors: int
     workers: int
+
+
+class StoppedForGood(Ignore):
+    """A member does not start, because its policy or a person stopped it; it is kept, whatever its restart type."""
 
 
 class _Interrupted(Exception):
@@ -212,16 +216,19 @@ class RunningSupervisor:
                 member.abandon()
                 continue
             member._drop_work()
-            slots = [slot for slot in member._slots.values() if slot.state == "running"]
             for slot in member._slots.values():
                 slot.state = "stopped"
-            todo.extend(slot.member for slot in slots)
+                todo.append(slot.member)  # Whatever its state was: one that is being started must not go on either.
 
     def retire(self, reason: str) -> None:
         """Let nothing below come back by itself."""
-        todo = [self]
+        todo: list[RunningSupervisor] = [self]
         while todo:
-            for slot in todo.pop()._slots.values():
+            supervisor = todo.pop()
+            if not supervisor._slots:
+                # It was made and never got so far; what ran under it before, in an earlier life of the tree, is down.
+                supervisor._slots = supervisor._new_slots()
+            for slot in supervisor._slots.values():
                 if isinstance(slot.member, RunningSupervisor):
                     todo.append(slot.member)
                 else:
@@ -328,6 +335,8 @@ class RunningSupervisor:
         self._check_running()
         done = self._post(checked)
         await asyncio.wait([done])  # Who is cancelled here leaves the order to be carried out.
+        if done.cancelled():
+            raise NotFound(f"supervisor {self.name!r} was abandoned before it had carried out the order.")
         result: T = done.result()
         return result
 
@@ -356,13 +365,10 @@ class RunningSupervisor:
     # --- what is handled: start and stop ---------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        static = {child_id(spec) for spec in self.spec.children}
-        for slot in self._slots.values():
-            if slot.id not in static:
-                slot.member.retire("its supervisor was started again, with its static children only")
+        self._retire_added()
         self._window = RestartWindow(self.spec.max_restarts, self.spec.within_s)
         self._interrupted = False
-        self._slots = {slot.id: slot for slot in map(self._slot_for, self.spec.children)}
+        self._slots = self._new_slots()
         await self._stage.prepare([slot.member for slot in self._slots.values()])
         for number, slot in enumerate(list(self._slots.values())):
             try:
@@ -372,6 +378,20 @@ class RunningSupervisor:
                 raise self._start_failed(slot, error) from error
             await _pause(number)
         self.running = True
+
+    def _retire_added(self) -> None:
+        todo: list[RunningSupervisor] = [self]
+        while todo:
+            supervisor = todo.pop()
+            static = {child_id(spec) for spec in supervisor.spec.children}
+            for slot in supervisor._slots.values():
+                if slot.id not in static:
+                    slot.member.retire("its supervisor was started again, with its static children only")
+                elif isinstance(slot.member, RunningSupervisor):
+                    todo.append(slot.member)
+
+    def _new_slots(self) -> dict[str, _Slot]:
+        return {slot.id: slot for slot in map(self._slot_for, self.spec.children)}
 
     def _slot_for(self, spec: Spec) -> _Slot:
         if isinstance(spec, Supervisor):
@@ -387,6 +407,8 @@ class RunningSupervisor:
             pending = slot.member.start()
             if pending is not None:
                 await self._interruptible(pending)
+        except StoppedForGood:
+            return
         except Ignore:
             slot.member.retire("its on_start raised Ignore")
             if slot.restart == "temporary":
@@ -471,8 +493,12 @@ class RunningSupervisor:
 
     async def _stopped(self, member: Member, incarnation: int) -> None:
         slot = self._slot_of(member, incarnation)
-        if slot is not None:
-            await self._stop_slots([slot])
+        if slot is None:
+            return
+        pending = slot.member.stop(slot.shutdown_s)
+        if pending is not None:
+            await pending
+        slot.state = "stopped"  # A temporary one keeps its spec too: a person may let it go on.
 
     def _slot_of(self, member: Member, incarnation: int) -> _Slot | None:
         """Return the slot of a member that still runs as that incarnation; what others did has been dealt with."""
@@ -592,6 +618,7 @@ class RunningSupervisor:
         try:
             await self._start_slot(slot)
         except Exception as error:
+            slot.member.retire("it could not be started")
             raise self._start_failed(slot, error) from error
 
     async def _delete(self, id: str) -> None:
@@ -648,10 +675,6 @@ class RunningSupervisor:
             within_s=self.spec.within_s,
             children=tuple(_picture(slot) for slot in self._slots.values()),
         )
-
-
-def _status(slot: _Slot) -> ChildStatus:
-    return slot.member.picture().status if slot.state == "running" else slot.state
 
 
 def _picture(slot: _Slot) -> Picture:

@@ -6,6 +6,7 @@ parent ended, or the store was opened again, which means that the process died.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -23,11 +24,18 @@ _DECISIONS: Final = {
     "restart": "restart",
     "answer": "answered with the error",
     "dead_letter": "dead letter",
+    "stop": "actor stopped",
     "suspend": "suspended",
     "escalate": "escalated",
     "fallback": "fallback",
     "amend": "",  # the next attempt says what was amended
 }
+_AMENDMENTS: Final = {
+    "remind_format": "format reminder added",
+    "compact": "history summarised",
+    "disable_tool": "tool disabled",
+}
+_RUNG: Final = re.compile(r" (\d+ of \d+)$")
 AGAIN: Final = frozenset({"retry", "restart", "amend", "fallback"})  # decisions after which another attempt follows
 _TOOL_HANDLERS: Final = frozenset({"", "call", "run", "invoke"})  # of a function that is a tool: its kind says it all
 
@@ -54,6 +62,7 @@ class Draft(msgspec.Struct, kw_only=True):
     error: str | None = None
     message: str | None = None
     decision: str = ""
+    reason: str = ""
     delay_s: float = 0.0
     notes: list[str] = []
     within: int = 0
@@ -108,7 +117,7 @@ class History:
                 self._name_turn(event.kind, event.actor, event.handler)
                 draft = self._ending(order, event, event.duration_s)
                 draft.number = max(draft.number, event.attempt)
-                self._fail(draft, event.error, event.message, event.decision, event.delay_s)
+                self._fail(draft, event)
             case happened.TurnEndedBySystem():
                 self._ending(order, event, None).interrupt(words.one_line(event.reason) or "ended by the system")
             case happened.TurnDiverged():
@@ -129,7 +138,7 @@ class History:
                 draft.number, draft.status = event.attempt, "ok"
                 self._spend(draft, event)
                 if event.error is not None:
-                    self._fail(draft, event.error, event.message or "", event.decision, event.delay_s)
+                    self._fail(draft, event)
             case happened.Amended():
                 self._amended(order, event)
             case happened.MessageCrashed():
@@ -159,6 +168,34 @@ class History:
             case happened.ActorSuspended():
                 self._name_turn(event.kind, event.actor, "")
                 self._suspended(order, event)
+            case happened.ActorStopped():
+                self._name_turn(event.kind, event.actor, "")
+                draft = self._current(order, event)
+                if draft.decision != "stop":  # else it was said
+                    draft.notes.append(f"stopped: {words.one_line(event.reason)}")
+            case happened.ActorAbandoned():
+                self._name_turn(event.kind, event.actor, "")
+                self._current(order, event).notes.append(
+                    f"abandoned: it did not end within {words.duration(event.shutdown_s)}"
+                )
+            case happened.Escalated():
+                name = f"supervisor {words.one_line(event.supervisor)}"
+                if event.parent is None and self.name in ("", name):
+                    self._say(order, event, name, f"{words.one_line(event.child)} escalated: {_line(event.reason)}")
+                else:
+                    self._current(order, event).notes.append(f"escalated to {name}: {_line(event.reason)}")
+            case happened.ChildStartFailed():
+                child = words.one_line(event.child)
+                why = f"{words.error(event.error)}: {_line(event.message)}"
+                self._say(order, event, f"supervisor {words.one_line(event.supervisor)}", f"{child} not started: {why}")
+            case happened.SupervisorRestarted():
+                self._say(
+                    order, event, f"supervisor {words.one_line(event.supervisor)}", f"restarted: {_line(event.reason)}"
+                )
+            case happened.SupervisorStopped():
+                self._say(
+                    order, event, f"supervisor {words.one_line(event.supervisor)}", f"stopped: {_line(event.reason)}"
+                )
             case happened.ActorResumed():
                 self._name_turn(event.kind, event.actor, "")
                 self._current(order, event)
@@ -242,10 +279,11 @@ class History:
         draft.duration_s = duration_s if duration_s is not None else max(event.at - draft.started_at, 0.0)
         return draft
 
-    def _fail(self, draft: Draft, error: str, message: str, decision: str, delay_s: float) -> None:
-        draft.status, draft.error, draft.message = "failed", words.one_line(error), words.one_line(message)
-        draft.decision, draft.delay_s = decision, delay_s
-        draft.notes.append(failed(draft.error, draft.message, decision, delay_s))
+    def _fail(self, draft: Draft, event: happened.TurnFailed | happened.StepFinished | happened.ModelCalled) -> None:
+        draft.status, draft.error = "failed", words.one_line(event.error or "")
+        draft.message = words.one_line(event.message or "")
+        draft.decision, draft.delay_s, draft.reason = event.decision, event.delay_s, words.one_line(event.reason)
+        draft.notes.append(failed(draft.error, draft.message, draft.decision, draft.delay_s, draft.reason))
 
     def _spend(self, draft: Draft, event: happened.ModelCalled) -> None:
         read = event.input_tokens + event.cache_read_tokens + event.cache_write_tokens
@@ -264,16 +302,27 @@ class History:
         if event.role == "model" and last is not None and not last.is_open and last.life == event.life:
             # The call itself has told its end; only an answer found wrong afterwards is news.
             if event.error is not None and last.status == "ok":
-                self._fail(last, event.error, event.message or "", event.decision, event.delay_s)
+                self._fail(last, event)
+            return
+        if self.is_turn and last is not None and not last.is_open:
+            # What its asker has decided about its answer, perhaps in a later life.
+            if event.error is not None and not last.decision:
+                last.number = max(last.number, event.attempt)
+                last.notes = [note for note in last.notes if note != f"answered {words.error(event.error)}"]
+                self._fail(last, event)
             return
         draft = self._ending(order, event, event.duration_s)
         draft.number = max(draft.number, event.attempt)
         draft.status = "ok"
         if event.error is not None:
-            self._fail(draft, event.error, event.message or "", event.decision, event.delay_s)
+            self._fail(draft, event)
 
     def _amended(self, order: int, event: happened.Amended) -> None:
-        note = f"amended: {words.one_line(event.amendment or event.reason).replace('_', ' ')}"
+        amendment = words.one_line(event.amendment or event.reason)
+        rung = _RUNG.search(event.reason)
+        # The first of one is all there is to say.
+        again = f" ({rung[1]})" if rung is not None and not rung[1].endswith(" of 1") else ""
+        note = f"amended: {_AMENDMENTS.get(amendment, amendment.replace('_', ' '))}{again}"
         draft = self._current(order, event)
         if self.is_turn:
             self.amendments.append((order, event.life, note))  # of what the turn does next
@@ -343,12 +392,33 @@ class History:
         self.name = step
 
 
-def failed(error: str, message: str, decision: str, delay_s: float) -> str:
+def failed(error: str, message: str, decision: str, delay_s: float, reason: str = "") -> str:
     """Return what is said about a failure: what failed, what follows, and the error's own words last, as they are long."""
     text = f"FAILED {words.error(error)}"
     follows = _DECISIONS.get(decision, words.one_line(decision))
+    rung = _RUNG.search(reason)
+    if follows and rung is not None:
+        follows += f" {rung[1]}"
     if follows and delay_s > 0:
         follows += f" in {words.duration(delay_s)}"
+    why = _why(reason, message)
+    if why:
+        follows += f" ({why})" if follows else why
     if follows:
         text += f", {follows}"
     return f"{text}: {message}" if message else text
+
+
+def _why(reason: str, message: str) -> str:
+    """Return that part of a decision's reason which neither its verb nor the error's own words tell."""
+    told = reason.partition(": ")[2]
+    if told == "every reaction is used up":
+        return told
+    if ", but " not in told:
+        return ""
+    what, failed_with, error = told.partition(" failed: ")
+    return f"{what} failed" if error.partition(": ")[2] in message else what + failed_with + error
+
+
+def _line(text: str) -> str:
+    return words.one_line(text)

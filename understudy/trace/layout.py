@@ -100,11 +100,11 @@ class Layout:
 
     def _rule(self, row: Row) -> Text:
         line = _line(row.guide[:-4])
-        return line.append(row.guide[-4:] + _fit(row.name, self._width - cell_len(row.guide)), _rule_style(row.rule))
+        return line.append(row.guide[-4:] + fit(row.name, self._width - cell_len(row.guide)), _rule_style(row.rule))
 
     def _set(self, row: Row) -> list[Text]:
         line = _line(row.guide)
-        name = _fit(row.name, max(self._name - cell_len(row.guide + row.suffix), 1))
+        name = fit(row.name, max(self._name - cell_len(row.guide + row.suffix), 1))
         word, space, rest = name.partition(" ")
         if word in ("tool", "model", "ask") and not row.style:
             line.append(word + space, "cyan").append(rest + row.suffix)
@@ -130,7 +130,7 @@ class Layout:
     def _notes(self, row: Row, indent: int) -> list[Text]:
         """Return the lines of the row's notes, each beginning with *indent* cells of guide and space."""
         found: list[Text] = []
-        for part in _wrap(" · ".join(row.notes), max(self._width - indent, 8)):
+        for part in wrap(" · ".join(row.notes), max(self._width - indent, 8)):
             line = _line(row.below)
             line.append(" " * (indent - cell_len(row.below)))
             found.append(line.append_text(_noted(part, is_first=not found)))
@@ -150,19 +150,19 @@ def _column(texts: Iterable[str]) -> int:
     return max((cell_len(text) for text in texts), default=0)
 
 
-def _fit(text: str, width: int) -> str:
+def fit(text: str, width: int) -> str:
     """Return *text*, cut politely to *width* cells."""
     return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
 
 
-def _wrap(text: str, width: int) -> list[str]:
+def wrap(text: str, width: int) -> list[str]:
     """Return *text* on lines of *width* cells; what does not fit on a few of them is cut."""
     broken: list[str] = []
     for part in textwrap.wrap(text, width, break_long_words=True, break_on_hyphens=False) or [""]:
         # textwrap counts characters; wide ones (Chinese, emoji) take two cells.
         broken += [part] if cell_len(part) <= width else chop_cells(part, width)
     if len(broken) > _NOTES_LINES_MAX:
-        broken = [*broken[: _NOTES_LINES_MAX - 1], _fit(" ".join(broken[_NOTES_LINES_MAX - 1 :]), width)]
+        broken = [*broken[: _NOTES_LINES_MAX - 1], fit(" ".join(broken[_NOTES_LINES_MAX - 1 :]), width)]
     return broken
 
 

@@ -232,7 +232,7 @@ def _between(span: Span, index: int) -> _Item:
     before, after = span.attempts[index - 1], span.attempts[index]
     parts = [note for note in before.notes if before.error is None or not note.startswith("FAILED")]
     if before.error is not None:
-        parts.append(failed(before.error, "", before.decision, before.delay_s))
+        parts.append(failed(before.error, "", before.decision, before.delay_s, before.reason))
     is_new_life = after.life != before.life
     if is_new_life:
         if before.status == "interrupted":

@@ -40,6 +40,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None  # type of the error
     message: str | None = None
     decision: str = ""
+    reason: str = ""  # why that was decided
     delay_s: float = 0.0
     notes: tuple[str, ...] = ()
     replayed: int = 0  # steps of this attempt whose outcome came from the journal

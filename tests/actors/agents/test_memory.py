@@ -58,6 +58,7 @@ def buyer(*tools_: Any) -> Any:
         model = "claude-sonnet-5-5"
         tools = tools_
         policy = Policy(on(ConnectionError, retry(times=2, backoff=Backoff(0.01))))
+        call_policy = Policy()  # The model hears of every failure.
 
         @handler
         async def buy(self) -> str:

@@ -98,8 +98,13 @@ DONE = says(Report("t", ["x"]))
 
 
 def results_of(request: FakeRequest) -> list[dict[str, object]]:
-    """The tool results that the newest message of a request holds."""
-    return [block for block in request.messages[-1]["content"] if block["type"] == "tool_result"]
+    """The tool results that a request holds after the newest answer."""
+    newest: list[dict[str, object]] = []
+    for message in reversed(request.messages):
+        if message["role"] == "assistant":
+            break
+        newest = [*(block for block in message["content"] if block["type"] == "tool_result"), *newest]
+    return newest
 
 
 async def test_agent_uses_tools_side_by_side_and_answers_with_its_type(tmp_path: Path) -> None:
@@ -458,7 +463,7 @@ async def test_error_in_prompt_is_a_programming_error_and_costs_nothing(tmp_path
         letters = [each async for each in system.dead_letters()]
 
     assert fake.calls == 0
-    assert raised.value.dead_letter == system.job_id(letters[0].envelope.no)
+    assert raised.value.dead_letter == letters[0].id
 
 
 def test_wrong_agents_are_refused_when_defined() -> None:

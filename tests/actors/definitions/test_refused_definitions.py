@@ -223,7 +223,7 @@ class Forward(Actor, kind="forward"):
         ([NeedsState], {}, "Give every field of the state a default"),
         ([Unstorable], {}, "unstorable.take: a type in its signature cannot be stored"),
         ([Forward], {}, "forward.take: an annotation names 'Missing', which does not exist"),
-        ([Total], {}, r"takes actor classes, Child\(...\) and Supervisor\(...\); got <class '.*Total'>"),
+        ([Total], {}, r"takes actor classes, tools, Child\(...\) and Supervisor\(...\); got <class '.*Total'>"),
         ([Actor], {}, "takes actor classes"),
         ([Fine], {"trace": "none"}, "trace must be one of 'steps', 'all'; got 'none'"),
     ],

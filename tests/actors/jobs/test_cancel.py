@@ -107,7 +107,7 @@ def system_at(path: Path, notes: Notes | None = None, limits: Limits | None = No
 
 
 async def depth(system: System) -> int:
-    return sum([row.depth async for row in system.actors()])
+    return sum([row.waiting async for row in system.actors()])
 
 
 async def test_queued_message_is_withdrawn(path: Path) -> None:

@@ -151,7 +151,7 @@ async def test_bug_is_told_with_its_traceback_and_dead_letter(path: Path) -> Non
         assert caught.value.dead_letter == job.id
         assert "raise ValueError" in caught.value.traceback
         (letter,) = [letter async for letter in system.dead_letters()]
-        assert "raise ValueError" in letter.failure.traceback
+        assert "raise ValueError" in letter.traceback
 
 
 async def test_status_follows_the_job(path: Path) -> None:

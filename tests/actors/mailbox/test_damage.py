@@ -167,7 +167,7 @@ async def test_damaged_message_suspends_its_actor(path: Path) -> None:
         with pytest.raises(ActorSuspended, match="message 2"):
             await system.actor(Account, "a").deposit(1)
         (row,) = [row async for row in system.actors(Account)]
-        assert (row.status, row.depth) == ("suspended", 2)
+        assert (row.status, row.waiting) == ("suspended", 2)
 
 
 async def test_damaged_timer_does_not_stop_the_others(path: Path) -> None:
@@ -217,7 +217,7 @@ async def test_mail_of_an_unregistered_kind_waits_and_goes_on_when_its_code_is_b
             await asyncio.sleep(100)
             assert (await system.job(job.id).status()).state == "queued"
             (row,) = [row async for row in system.actors()]
-            assert (row.kind, row.id, row.status, row.depth) == ("account", "a", "active", 3)
+            assert (row.kind, row.id, row.status, row.waiting) == ("account", "a", "active", 3)
             assert await system.actor(Other, "o").ping() == "pong"
             system_rows = [letter async for letter in system.dead_letters()]
             assert system_rows == []
@@ -240,7 +240,7 @@ async def test_queue_of_an_unregistered_kind_waits_too(path: Path) -> None:
     async with System(path, [Other]) as system:
         await asyncio.sleep(1000)
         (row,) = [row async for row in system.actors()]
-        assert row.depth == 3
+        assert row.waiting == 3
     async with System(path, [Slow, Other]) as system:
         start = asyncio.get_running_loop().time()
         for job in jobs:

@@ -99,7 +99,7 @@ async def test_delayed_message_expires_before_it_is_due(path: Path) -> None:
         await asyncio.sleep(200)
         assert await system.actor(Worker, "w").done() == []
         (row,) = [row async for row in system.actors(Worker)]
-        assert row.depth == 0
+        assert row.waiting == 0
 
 
 async def test_deadline_is_absolute_and_outlives_a_restart(path: Path) -> None:

@@ -279,7 +279,7 @@ async def test_mailbox_takes_as_many_messages_as_the_limit(path: Path, window: i
 
         assert (caught.value.depth, caught.value.depth_max) == (10, 10)
         (row,) = [row async for row in system.actors(Keeper)]
-        assert row.depth == 10
+        assert row.waiting == 10
         await running
         await keep("there is room again")
 

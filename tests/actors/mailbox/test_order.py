@@ -185,7 +185,7 @@ async def test_message_that_comes_while_the_next_window_is_read_is_not_forgotten
         store.gate = None
         await asyncio.sleep(1)
 
-        assert sum([row.depth async for row in system.actors()]) == 0
+        assert sum([row.waiting async for row in system.actors()]) == 0
         assert await system.actor(Counter, "c").seen() == [0, 1, 2, 3, 4]
 
 

@@ -251,7 +251,7 @@ async def test_timer_cancelled_at_the_moment_it_is_due_either_fires_or_does_not(
 
         state = (await system.job(job.id).status()).state
         assert (state, await numbers(system)) in [("done", [1]), ("cancelled", [])]
-        ((depth,),) = [(row.depth,) async for row in system.actors(Bell)] or [(0,)]
+        ((depth,),) = [(row.waiting,) async for row in system.actors(Bell)] or [(0,)]
         assert depth == 0
 
 

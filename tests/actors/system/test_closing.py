@@ -182,7 +182,7 @@ async def test_turn_that_swallows_its_cancellation_at_closing_cannot_commit(path
         await asyncio.sleep(0.5)
     async with system_at(path, grace_s=1) as system:
         (row,) = [row async for row in system.actors()]
-        assert row.depth == 1
+        assert row.waiting == 1
 
 
 async def test_callers_that_wait_get_system_closed(path: Path) -> None:
@@ -238,7 +238,7 @@ async def test_second_cancellation_does_not_keep_the_file(path: Path) -> None:
 
     assert host.cancelled()
     async with System(SQLiteStore(path, lock_wait_s=0), [Worker]) as system:
-        assert [row.depth async for row in system.actors()] == [1]
+        assert [row.waiting async for row in system.actors()] == [1]
 
 
 async def test_error_of_the_body_is_raised_after_closing(path: Path) -> None:

@@ -490,8 +490,8 @@ async def test_message_that_does_not_decode_goes_to_the_dead_letters_at_once(ope
             await again.job(job.id)
         (letter,) = [each async for each in again.dead_letters()]
 
-    assert letter.failure.type == "StateUndecodable"
-    assert letter.envelope.attempts == 0
+    assert letter.error == "StateUndecodable"
+    assert letter.attempts == 1
 
 
 async def test_timeout_around_an_ask_is_no_outcome_of_it(open_system: Open, outside: World) -> None:

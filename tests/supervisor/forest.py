@@ -114,7 +114,7 @@ class Node:
         self.spec = spec  # None: of a template
         self.dice = random.Random(seed)
         # What is abandoned at once goes without a word; so does everything below a supervisor that may be abandoned.
-        self.watched = home.watched and (spec is None or spec.shutdown_s >= 1.0)
+        self.watched: bool = home.watched and (spec is None or spec.shutdown_s >= 1.0)
         self.object: Leaf | None = None  # started, and not stopped
         self.starts = 0
         self.excused: str | None = None  # why it may be down for good
@@ -138,7 +138,7 @@ class Home:
         self.position = position
         self.spec = spec
         self.path: tuple[int, ...] = () if above is None else (*above.path, position)
-        self.watched = (above is None or above.watched) and spec.get("shutdown_s", math.inf) == math.inf
+        self.watched: bool = (above is None or above.watched) and spec.get("shutdown_s", math.inf) == math.inf
         self.objects: dict[int, int] = {}  # position of a child -> watched objects that live in it or below it
         self.starting: Node | None = None
         self.next_position = 0
@@ -153,7 +153,7 @@ class Home:
         home: Home | None = self
         while home is not None:
             home.objects[position] = home.objects.get(position, 0) + by
-            home, position = home.above, home.position
+            position, home = home.position, home.above
 
     def later(self, position: int) -> bool:
         return any(count for place, count in self.objects.items() if place > position and count)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -64,7 +64,7 @@ class Hooked(Plain, kind="hooked"):
 class CountingStore(InlineSQLiteStore):
     reads = 0
 
-    async def load(self, wanted: Collection[Any], window: int) -> list[Loaded | None]:
+    async def load(self, wanted: Sequence[tuple[str, str] | int], window: int) -> list[Loaded | None]:
         self.reads += 1
         return await super().load(wanted, window)
 
@@ -74,7 +74,7 @@ class Calls:
 
     count = 0
 
-    def __enter__(self) -> Calls:
+    def __enter__(self) -> Self:
         sys.setprofile(self._note)
         return self
 

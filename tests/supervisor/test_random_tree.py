@@ -210,7 +210,8 @@ class Storm:
         elif what == "restart":
             await supervisor.restart_child(id)
         elif what == "delete":
-            await supervisor.delete_child(id)
+            with self.excused(home, id):  # Between two attempts to restart a sibling it may be down, and deleted.
+                await supervisor.delete_child(id)
         elif what == "instance":
             nodes = [node for node in self.observer.nodes.values() if node.home is home and node.spec is None]
             for node in nodes[:1]:

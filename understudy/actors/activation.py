@@ -12,25 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.actors import endings, running
+from understudy.actors import endings, running, standing
 from understudy.actors.door import Door
-from understudy.actors.failures import to_error, to_failure
 from understudy.actors.handler import PLAIN, Options
 from understudy.actors.state import StateKeeper
-from understudy.actors.turn import Turn, scope
-from understudy.codec import encode
+from understudy.actors.turn import Turn
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
-    InvalidDefinition,
     MailboxFull,
     StateUndecodable,
     SystemClosed,
-)
-from understudy.events import (
-    ActorResumed,
-    ActorStopped as ActorStoppedEvent,
-    ActorSuspended as ActorSuspendedEvent,
 )
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Failure
@@ -176,7 +168,7 @@ class Activation:
             if self.status == "suspended" and (waiter is not None or slot is not None):
                 raise self.suspended()
         if self.no == 0:
-            self._create()
+            self.create()
         no = system.next_message()
         now = system.wall()
         due_at = deadline_at = None
@@ -229,7 +221,8 @@ class Activation:
             self.accept(envelope)
         return envelope
 
-    def _create(self) -> None:
+    def create(self) -> None:
+        """Give the actor its number, and its row in the next commit."""
         self.no = self.system.population.next_actor(self)
         batch = self.system.committer.touch()
         batch.actors[self.no] = (self.type.kind, self.id)
@@ -318,7 +311,7 @@ class Activation:
                     envelope.waiter = system.asked.take_first(envelope.no)
                 self.take_window(rows)
         except StateUndecodable as error:
-            self.suspend(str(error))
+            standing.suspend(self, str(error))
             return
         finally:
             self.refilling = False
@@ -348,7 +341,7 @@ class Activation:
             except StateUndecodable as error:  # Of its journal, or of what its turn asked.
                 system.journals.pop(envelope.no, None)
                 envelope.hold = hold
-                self.suspend(str(error))
+                standing.suspend(self, str(error))
                 return
         await system.committer.wait_durable()
         if envelope.not_before is not None:
@@ -426,7 +419,7 @@ class Activation:
     async def loaded(self, record: Loaded | None) -> None:
         """Take over what is on disk; an actor whose bytes are not to be trusted is suspended."""
         if record is None:
-            self.status, self.reason = self._standing()
+            self.status, self.reason = self.find_standing()
             self.state.recent = [] if self.type.has_events else None
             self.state.log = [] if self.type.has_log else None
             return
@@ -434,7 +427,7 @@ class Activation:
         self.on_disk = True
         self.status, self.reason = record.status, record.reason
         if self.status == "active":
-            self.status, self.reason = self._standing()
+            self.status, self.reason = self.find_standing()
         self.state.snapshot = record.snapshot
         self.state.event_no = record.last_event
         self.depth = record.depth
@@ -446,7 +439,7 @@ class Activation:
             if self.status == "active":
                 self._check_state()
         except StateUndecodable as error:
-            self.suspend(str(error))
+            standing.suspend(self, str(error))
         self.take_window(record.window)
 
     async def reload(self) -> None:
@@ -476,82 +469,7 @@ class Activation:
         if self.type.slots == 1:
             self.object = self.new_object(self.state.current())
 
-    def suspend(self, reason: str) -> None:
-        """Hold the actor: its mail is kept, callers get `ActorSuspended`."""
-        if self.status == "suspended":
-            self.reason = reason
-            return
-        system = self.system
-        self.status, self.reason = "suspended", reason
-        self.drop_object()
-        if self.no == 0:
-            self._create()
-        self._store_status()
-        self._tell_waiting(self.suspended())
-        system.recorder.emit_actor(ActorSuspendedEvent, self, reason=reason)
-        system.watching.notice(self, "suspended", reason)
-
-    def _tell_waiting(self, error: ActorSuspended | ActorStopped) -> None:
-        """Tell everybody who waits for this actor that no answer comes for now; its mail is kept."""
-        system = self.system
-        waiting: set[int] = set()
-        for envelope in self.inbox or ():
-            waiting.add(envelope.no)
-            if envelope.waiter is not None:
-                system.committer.release(envelope.waiter, error)
-                envelope.waiter = None
-        for waiter in system.asked.take_actor(self.no):
-            system.committer.release(waiter, error)
-        for _, slot in self._askers or ():
-            # Its message waits here or on disk, unless it runs beside the one that failed. The turn that asked may go on
-            # or be tried again; the message stays, and its answer is journaled.
-            if slot.child in waiting or slot.child not in system.turns:
-                slot.interrupt(error)
-        system.jobs.actor_suspended(self, error)
-
-    def _store_status(self) -> None:
-        batch = self.system.committer.touch()
-        batch.statuses[self.no] = (self.status, self.reason)
-        batch.work += 1
-        self.finished_in = batch.number
-
-    def stop_for_good(self, reason: str) -> None:
-        """Stop the actor, also in later lives: its mail is kept, new mail is refused, callers get `ActorStopped`."""
-        if self.status == "stopped":
-            return
-        self.status, self.reason = "stopped", reason
-        self.drop_object()
-        if self.no == 0:
-            self._create()
-        self._store_status()
-        self._tell_waiting(self.stopped())
-        self.system.recorder.emit_actor(ActorStoppedEvent, self, reason=reason)
-        self.system.watching.notice(self, "stopped", reason)
-
-    def revive(self) -> None:
-        """Forget that it was held or stopped; who calls this starts it, or pumps."""
-        if self.status in ("suspended", "stopped"):
-            self.status, self.reason = "active", ""
-            self._store_status()
-            self.system.recorder.emit_actor(ActorResumed, self)
-            self.system.watching.notice(self, "resumed", "")
-        self.system.failing.pop(self.no, None)
-        self.status, self.reason = self._standing()  # Its supervisor may be down.
-
-    def go_down(self) -> None:
-        """Start no more turns for now; mail is accepted and waits."""
-        if self.status == "active":
-            self.status = "down"
-
-    def retire(self, reason: str) -> None:
-        """Start no more turns and refuse mail, until its supervisor starts it again."""
-        if self.status not in ("active", "down"):
-            return
-        self.status, self.reason = "retired", reason
-        self._tell_waiting(self.stopped())
-        self.system.watching.notice(self, "stopped", reason)
-
-    def _standing(self) -> tuple[str, str]:
+    def find_standing(self) -> tuple[str, str]:
         """Return how it is in the tree, and why."""
         type = self.type
         member = self.member = type.statics.get(self.id)
@@ -579,7 +497,9 @@ class Activation:
 
     def stopped(self) -> ActorStopped:
         """Return what callers get when the actor has stopped."""
-        return ActorStopped(f"{self.name} has stopped ({self.reason}); nothing was stored.")
+        return ActorStopped(
+            f"{self.name} has stopped ({self.reason}): nothing was stored, and messages that wait are kept."
+        )
 
     def suspended(self) -> ActorSuspended:
         """Return what callers get while the actor is held."""
@@ -589,26 +509,6 @@ class Activation:
         )
 
     # --- queries, waiting, leaving ---------------------------------------------------------------------------------
-
-    async def query(self, handler: BoundHandler, arguments: Any, caller: Turn | None) -> Any:
-        """Run a query on a copy of the last finished state; inside a turn its result may be ahead of the disk."""
-        if (refusal := self.unavailable()) is not None:
-            raise refusal
-        state = self.state.fold_up() if self.type.has_events else self.state.current()
-        reader = self.new_object(state)
-        finished_in = self.finished_in
-        view = self.system.query_view(self, reader, f"query {handler.where}")
-        token = scope.set(view)
-        try:
-            result = await handler.function(reader, *_astuple(arguments))
-        except Exception as error:
-            raise to_error(to_failure(error, handler.raises), handler.where, handler.raises) from error
-        finally:
-            scope.reset(token)
-        reply = handler.wire.copy_result(result)
-        if caller is None and finished_in > self.system.committer.durable:
-            await self.system.committer.wait_durable()
-        return reply
 
     def turns(self) -> list[Turn]:
         """Return its running turns."""
@@ -623,21 +523,6 @@ class Activation:
         """Forget whom turns wait for that were abandoned."""
         self._waits = None
         self.waiting = 0
-
-    async def prepare_object(self, made: Any) -> None:
-        """Run the object's `on_start`, once; raises what it raises, and refuses one that changes the state."""
-        type = self.type
-        before = encode(made.state) if type.has_state else b""
-        token = scope.set(self.system.query_view(self, made, f"on_start of {self.name}"))
-        try:
-            await made.on_start()
-        finally:
-            scope.reset(token)
-        if type.has_state and encode(made.state) != before:
-            raise InvalidDefinition(
-                f"on_start of {self.name} changed the state; it may load and prepare only. Change it in a handler."
-            )
-        made.__dict__["_started"] = True
 
     def free_slots(self) -> int:
         """How many turns could start now."""
@@ -656,34 +541,6 @@ class Activation:
         if self._askers is None:
             self._askers = set()
         return self._askers
-
-    def waits_for(self, other: Activation) -> bool:
-        """Whether this actor, directly or through others, waits for *other*; with a slot that does not wait, it waits for nobody."""
-        seen: set[int] = set()
-        stack: list[Activation] = [self]
-        while stack:
-            one = stack.pop()
-            if id(one) in seen:
-                continue
-            seen.add(id(one))
-            if one is other:
-                return True
-            if one.waiting >= one.type.slots:
-                stack.extend(one._waits or ())
-        return False
-
-    def may_need(self, other: Activation) -> bool:
-        """Whether a turn of this actor perhaps cannot go on before *other* does, directly or through others."""
-        seen: set[int] = set()
-        stack: list[Activation] = [self]
-        while stack:
-            one = stack.pop()
-            if one is other or one.waits_unknown:
-                return True
-            if id(one) not in seen:
-                seen.add(id(one))
-                stack.extend(one._waits or ())
-        return False
 
     def may_leave(self) -> bool:
         """Whether nothing is lost when it leaves memory: no mail, no turn, and its last turn is on disk."""

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, Never
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Never
 
 from typing_extensions import TypeVar
 
@@ -69,17 +69,22 @@ class Actor(Generic[S, E]):
             raise NoTurn("record() belongs to the actor's own turn; queries and step bodies change nothing.")
         turn.record(event)
 
-    def stop(self, reason: str = "normal") -> None:
-        """End this actor once the running turn has committed; not at all if the turn fails.
+    if TYPE_CHECKING:
+        # Many actors have a message called stop, and may: to type checkers this is whatever a subclass makes of it.
+        stop: Any
+    else:
 
-        An actor on demand comes back with its next message, as a new object. What becomes of a static child depends on
-        its restart type: any *reason* but "normal", "shutdown" and "shutdown(...)" is an abnormal end.
-        """
-        turn = current_turn()
-        turn.check("stop()")
-        if turn.actor_object is not self:
-            raise NoTurn("stop() belongs to the actor's own turn.")
-        turn.exits = reason
+        def stop(self, reason: str = "normal") -> None:
+            """End this actor once the running turn has committed; not at all if the turn fails.
+
+            An actor on demand comes back with its next message, as a new object. What becomes of a static child depends on
+            its restart type: any *reason* but "normal", "shutdown" and "shutdown(...)" is an abnormal end.
+            """
+            turn = current_turn()
+            turn.check("stop()")
+            if turn.actor_object is not self:
+                raise NoTurn("stop() belongs to the actor's own turn.")
+            turn.exits = reason
 
     def apply(self, event: E) -> None:
         """Change the state by one event; called by `record` and when events are read back. Must do nothing else."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from understudy.actors import standing
 from understudy.actors.actor import Actor
 from understudy.errors import ActorSuspended, InvalidArguments, StateUndecodable
 from understudy.events import ActorErased
@@ -107,7 +108,7 @@ async def resume(activation: Activation) -> None:
     if member is not None and member.supervisor.running and member.supervisor.has(member):
         await member.supervisor.resume_child(member.child_id)
     else:
-        activation.revive()
+        standing.revive(activation)
         activation.pump()
     await activation.system.committer.wait_durable()
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from understudy.actors import keys
+from understudy.actors.waits import waits_for
 from understudy.codec import encode
 from understudy.errors import CallCycle, Deadlock, InvalidArguments, LimitExceeded
 from understudy.mailbox.journal import Outcome, Slot
@@ -203,7 +204,7 @@ def _refuse_circle(turn: Turn, activation: Activation, verb: str) -> None:
         return
     # In the chain, but waiting no more: its turn has ended. One of an earlier life may not have asked again yet.
     recovered = turn.no <= mine.system.opening.last_message
-    waits = activation is mine or activation.waits_for(mine)
+    waits = activation is mine or waits_for(activation, mine)
     if activation.no in (mine.no, *turn.envelope.head.chain) and (waits or recovered):
         raise CallCycle(
             f"{mine.name} {verb} {activation.name}, which waits for this very turn: it would wait for itself. "

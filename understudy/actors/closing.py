@@ -19,7 +19,6 @@ _AGAIN_S = 1.0  # how often a turn that swallows its cancellation is cancelled a
 async def close(system: System) -> None:
     """Close everything in reverse order of its opening; what is unfinished goes on at the next opening."""
     system.accepting = False
-    await system.control.stop()
     interrupted = 0
     await system.timers.stop()
     if system.failure is None:
@@ -30,6 +29,7 @@ async def close(system: System) -> None:
     abandoned = await _settle_turns(system) or bool(system.leaked)
     for task in system.leaked:
         task.cancel()
+    await system.control.stop()
     system.usable = False
     refuse_waiters(system)
     for task in list(system._tasks):

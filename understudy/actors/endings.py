@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from understudy.actors import standing
 from understudy.actors.failures import declared_as, to_error, to_failure
 from understudy.codec import encode
 from understudy.errors import ActorStopped, DeadlineExceeded, Ignore, JobCancelled, StateUndecodable, UnderstudyError
@@ -73,7 +74,7 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
     if turn.journal is not None and turn.journal.undecodable is not None:
         reason = str(turn.journal.undecodable)
         put_back(activation, turn, "suspended")
-        activation.suspend(reason)
+        standing.suspend(activation, reason)
         return False
     if turn.verdict is not None:
         error = turn.verdict[1]
@@ -129,14 +130,14 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
     if decision.verb in ("dead_letter", "stop"):
         give_up(activation, envelope, failure, decision.reason, turn, error)
         if decision.verb == "stop":
-            activation.stop_for_good(decision.reason)
+            standing.stop_for_good(activation, decision.reason)
             if activation.member is not None:
                 activation.member.supervisor.child_stopped(activation.member)
         return False
     _note_attempt(activation, turn, decision, [*history, Past(type(error).__name__, _rule(activation, turn, error))])
     if decision.verb == "suspend":
         put_first(activation, envelope)
-        activation.suspend(f"{type(error).__name__}: {failure.message}.")
+        standing.suspend(activation, f"{type(error).__name__}: {failure.message}.")
         return False
     if decision.verb == "escalate":
         _hand_up(activation, envelope)
@@ -212,7 +213,7 @@ async def _amended(turn: Turn, handler: BoundHandler, decision: Decision, error:
 def _hand_up(activation: Activation, envelope: Envelope) -> None:
     """Put the message back to the front; its supervisor decides when its actor runs again."""
     put_first(activation, envelope)
-    activation.go_down()
+    standing.go_down(activation)
 
 
 def put_first(activation: Activation, envelope: Envelope) -> None:
@@ -243,7 +244,7 @@ def exit_actor(activation: Activation, reason: str) -> None:
         activation.drop_object()
         return
     # Who watches a static child is told by its supervisor: that it was restarted, or that it does not come back.
-    activation.go_down()
+    standing.go_down(activation)
     if activation.status == "down":
         activation.reason = reason
     cause = None if is_normal(reason) else ActorStopped(f"{activation.name} stopped itself: {reason}")
@@ -271,7 +272,7 @@ def put_back(activation: Activation, turn: Turn, reason: str) -> None:
 def hold(activation: Activation, envelope: Envelope, error: StateUndecodable) -> None:
     """Put the message back and suspend the actor: no object can be made of its state."""
     put_first(activation, envelope)
-    activation.suspend(str(error))
+    standing.suspend(activation, str(error))
 
 
 def answer(activation: Activation, turn: Turn, failure: Failure, handler: BoundHandler) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from understudy.actors import stopping
+from understudy.actors import standing, stopping, views
 from understudy.errors import StateUndecodable
 from understudy.events import ActorRestarted, ActorStopped, Escalated
 from understudy.supervisor.intensity import RestartWindow
@@ -44,6 +44,7 @@ class StaticActor:
         self.policy = policy_under(type.policy, supervisor)
         self.activation: Activation | None = None
         self._abandoned = 0  # how often
+        self._preparing = False  # its on_start runs
         self._system = system
         self._type = type
         self._spec = spec
@@ -79,7 +80,7 @@ class StaticActor:
         try:
             made = activation.new_object(activation.state.current())
         except StateUndecodable as error:
-            activation.suspend(str(error))
+            standing.suspend(activation, str(error))
             return None
         if self._type.starts or activation.releasing:
             return self._prepare(activation, made)
@@ -88,9 +89,14 @@ class StaticActor:
 
     async def _prepare(self, activation: Activation, made: Any) -> None:
         abandoned = self._abandoned
-        if activation.releasing:
-            await stopping.wait_released(activation.releasing, self._spec.shutdown_s)
-        await activation.prepare_object(made)
+        self._preparing = True
+        try:
+            if activation.releasing:
+                await stopping.wait_released(activation.releasing, self._spec.shutdown_s)
+            await views.prepare_object(activation, made)
+        finally:
+            if abandoned == self._abandoned:
+                self._preparing = False
         if abandoned == self._abandoned:  # Else it has swallowed its cancellation, and others may run by now.
             self._live(activation, made)
 
@@ -108,7 +114,7 @@ class StaticActor:
         activation = self.activation
         if activation is None:
             return None
-        activation.go_down()
+        standing.go_down(activation)
         if not stopping.has_to_end(activation):
             activation.object = None
             return None
@@ -118,8 +124,11 @@ class StaticActor:
         """End it without waiting."""
         self._abandoned += 1
         if self.activation is not None:
-            self.activation.go_down()
+            standing.go_down(self.activation)
             stopping.abandon_all(self.activation, _why(self._system))
+            if self._preparing:
+                self._preparing = False
+                stopping.report_abandoned(self.activation, self._spec.shutdown_s)
 
     def retire(self, reason: str) -> None:
         """Refuse its mail from now on."""
@@ -128,7 +137,7 @@ class StaticActor:
         if activation is None:
             return
         was, why = activation.status, activation.reason
-        activation.retire(reason)
+        standing.retire(activation, reason)
         # One that ended by itself has told the trace so.
         if was != activation.status and not (was == "down" and why == reason):
             self._system.recorder.emit_actor(ActorStopped, activation, reason=reason)
@@ -136,7 +145,7 @@ class StaticActor:
     def revive(self) -> None:
         """Forget that it was stopped for good."""
         if self.activation is not None:
-            self.activation.revive()
+            standing.revive(self.activation)
 
     def restarted(self, reason: str) -> None:
         """Tell the trace and who watches."""
@@ -184,6 +193,10 @@ class Group:
         self._types.append(type)
         self._take(type)
 
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of its actors."""
+        return tuple(type.kind for type in self._types)
+
     def start(self) -> None:
         """Let its actors come to life, those with waiting mail at once."""
         self.up, self.retired = True, None
@@ -201,7 +214,7 @@ class Group:
         self.up = False
         busy: list[Activation] = []
         for activation in self._live():
-            activation.go_down()
+            standing.go_down(activation)
             if stopping.has_to_end(activation):
                 busy.append(activation)
             else:
@@ -214,14 +227,14 @@ class Group:
         """End all its actors without waiting."""
         self.up = False
         for activation in self._live():
-            activation.go_down()
+            standing.go_down(activation)
             stopping.abandon_all(activation, _why(self._system))
 
     def retire(self, reason: str) -> None:
         """Refuse the mail of all its actors from now on."""
         self.retired = reason
         for activation in self._live():
-            activation.retire(reason)
+            standing.retire(activation, reason)
 
     def revive(self) -> None:
         """Nothing: what was stopped for good is one of its actors, not the class."""
@@ -247,7 +260,7 @@ class Group:
             window = self._system.failing[activation.no] = RestartWindow(*self._limit)
         if not window.note(now_s):
             del self._system.failing[activation.no]
-            activation.suspend(f"too many failures: {self._too_many(error)}.")
+            standing.suspend(activation, f"too many failures: {self._too_many(error)}.")
 
     def _too_many(self, error: BaseException) -> str:
         count, within_s = self._limit
@@ -260,7 +273,9 @@ class Group:
             role="template",
             name=self.child_id,
             kind=first.kind,
-            instances=sum(1 for each in first.live.values() if each.member is None),
+            instances=sum(
+                1 for each in first.live.values() if each.member is None and each.status in ("active", "suspended")
+            ),
             restart="permanent",
             also=tuple(each.kind for each in others),
         )

@@ -25,7 +25,6 @@ class Population:
         self.active: dict[int, Activation] = {}  # by number
         self.live = 0
         self.last_actor = last_actor
-        self._crowded_at = 0  # so many could not leave when it was last tried, and some more: it is tried again above it
         self._to_load: list[Activation] = []
         self._loading = False
 
@@ -49,7 +48,7 @@ class Population:
                 await self._load_page(page)
         finally:
             self._loading = False
-        if self._on_demand() > max(self._system.limits.active_max, self._crowded_at):
+        if self._on_demand() > self._system.limits.active_max:
             self.make_room()
 
     async def _load_page(self, page: list[Activation]) -> None:
@@ -115,9 +114,6 @@ class Population:
         idle.sort(key=lambda each: each.used_at)
         for activation in idle[: max(0, surplus)]:
             self.passivate(activation)
-        # Those that hold mail cannot leave: with many of them, not every newcomer looks through all again.
-        left = self._on_demand()
-        self._crowded_at = left + active_max // 10 if left > active_max else 0
 
     def passivate(self, activation: Activation) -> None:
         """Let an actor leave memory."""

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from understudy.actors.activation import Activation
+from understudy.actors.waits import may_need
 from understudy.events import MessageCrashed
 from understudy.mailbox.envelope import Envelope
 
@@ -95,7 +96,7 @@ class Recovery:
             for each, where in list(self.suspects):
                 if each.no not in self._system.turns and (where.status != "active" or each not in (where.inbox or ())):
                     self.suspect_ended(each)
-            if not self.suspects or self.suspects[-1][1].may_need(activation):
+            if not self.suspects or may_need(self.suspects[-1][1], activation):
                 break
             await asyncio.sleep(_SUSPECTS_S)
         if self.suspects:

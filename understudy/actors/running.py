@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.actors import endings, keys, stopping
+from understudy.actors import endings, keys, stopping, views
 from understudy.actors.turn import Send, Turn, _lineage, scope
 from understudy.codec import encode
 from understudy.errors import StateUndecodable, StepTimeout, TurnEnded
@@ -77,7 +77,7 @@ async def run(activation: Activation, envelope: Envelope) -> None:
                 if activation.releasing:  # What the last object holds, the next one may need.
                     await stopping.wait_released(activation.releasing, system.limits.grace_s)
                 if activation.type.starts and not turn.actor_object.__dict__.get("_started"):
-                    await activation.prepare_object(turn.actor_object)
+                    await views.prepare_object(activation, turn.actor_object)
                 if handler.timeout_s is None:
                     result = await handler.function(turn.actor_object, *_astuple(arguments))
                 else:

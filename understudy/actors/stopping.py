@@ -98,7 +98,12 @@ def abandon(activation: Activation, reason: str, shutdown_s: float) -> None:
     activation.epoch += 1
     activation.object = None
     activation.forget_waits()
-    system.recorder.emit_actor(ActorAbandoned, activation, shutdown_s=shutdown_s)
+    report_abandoned(activation, shutdown_s)
+
+
+def report_abandoned(activation: Activation, shutdown_s: float) -> None:
+    """Tell the trace and the log that something of the actor was left behind."""
+    activation.system.recorder.emit_actor(ActorAbandoned, activation, shutdown_s=shutdown_s)
     logger.warning("actor.abandoned", extra={"actor": activation.name, "shutdown_s": shutdown_s})
 
 

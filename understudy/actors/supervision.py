@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from understudy.actors.members import Group, StaticActor
 from understudy.actors.reach import reached
 from understudy.codec import encode
@@ -106,7 +108,7 @@ class Supervision:
 
     def picture(self) -> Picture:
         """Return the tree as it can be drawn."""
-        return self.root.picture()
+        return msgspec.structs.replace(self.root.picture(), also=self.others.kinds())
 
     async def store_picture(self) -> None:
         """Keep the tree's shape in the store, for who looks when no process runs."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from understudy.actors import stopping
+from understudy.actors import standing, stopping
 from understudy.actors.actor import Actor
 from understudy.actors.ref import Ref
 from understudy.actors.target import ActorTarget
@@ -16,6 +17,8 @@ from understudy.supervisor.tree import ChildCounts, ChildInfo, RunningSupervisor
 if TYPE_CHECKING:
     from understudy.actors.activation import Activation
     from understudy.actors.system import System
+
+T = TypeVar("T")
 
 
 class SupervisorRef:
@@ -42,7 +45,7 @@ class SupervisorRef:
             StartFailed: It could not be started; its spec is not kept, the cause is chained.
             InvalidDefinition: The spec does not fit this supervisor, or is in the tree already.
         """
-        return await self._running().start_child(spec)
+        return await self._given(self._running().start_child(spec))
 
     async def terminate_child(self, child: str | Actor[Any, Any], /) -> None:
         """Stop a child and keep its spec, or stop an actor on demand for good; nothing when it does not run.
@@ -53,15 +56,15 @@ class SupervisorRef:
             NotFound: The supervisor has no such child.
         """
         if isinstance(child, str):
-            await self._running().terminate_child(child)
+            await self._given(self._running().terminate_child(child))
             return
         activation = await self._instance(child)
         if activation.status != "stopped":
-            activation.go_down()
+            standing.go_down(activation)
             await stopping.stop_actors(
                 self._system, [activation], self._system.limits.grace_s, "stopped by terminate_child"
             )
-            activation.stop_for_good("terminate_child")
+            standing.stop_for_good(activation, "terminate_child")
         await self._system.committer.wait_durable()
 
     async def restart_child(self, child: str | Actor[Any, Any], /) -> None:
@@ -74,12 +77,12 @@ class SupervisorRef:
             NotFound: The supervisor has no such child.
         """
         if isinstance(child, str):
-            await self._running().restart_child(child)
+            await self._given(self._running().restart_child(child))
             return
         activation = await self._instance(child)
         if activation.status != "stopped":
             raise Running(f"{activation.name} is not stopped.", child=activation.id)
-        activation.revive()
+        standing.revive(activation)
         activation.pump()
         await self._system.committer.wait_durable()
 
@@ -91,15 +94,22 @@ class SupervisorRef:
             Restarting: It is being restarted.
             NotFound: The supervisor has no such child.
         """
-        await self._running().delete_child(id)
+        await self._given(self._running().delete_child(id))
 
     async def which_children(self) -> list[ChildInfo]:
         """Return the children in start order."""
-        return await self._running().which_children()
+        return await self._given(self._running().which_children())
 
     async def count_children(self) -> ChildCounts:
         """Return how many specs, running children, supervisors and workers there are."""
-        return await self._running().count_children()
+        return await self._given(self._running().count_children())
+
+    async def _given(self, order: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await order
+        except NotFound:
+            self._system.check_usable()  # Its supervisor went with the system, which says why.
+            raise
 
     def _running(self) -> RunningSupervisor:
         self._system.check_usable()

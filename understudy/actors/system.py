@@ -58,7 +58,7 @@ from understudy.events import (
 )
 from understudy.mailbox.commit import Batch, Committer
 from understudy.mailbox.connection import settle_task
-from understudy.mailbox.envelope import Envelope, Head
+from understudy.mailbox.envelope import Envelope
 from understudy.mailbox.journal import Journal, JournalEntry, Outcome
 from understudy.mailbox.store import Opening, Store
 from understudy.supervisor.intensity import RestartWindow
@@ -444,12 +444,6 @@ class System:
         if journal is None:
             journal = self.journals[envelope.no] = Journal(envelope.no)
         return journal
-
-    def query_view(self, activation: Activation, reader: Any, what: str) -> Turn:
-        """Return what a query, or `on_start`, sees: resources and addresses, but nothing that changes anything."""
-        view = Turn(activation, Envelope(0, activation.no, 0, "", b"", Head(self.wall(), "")), reader)
-        view.within = what
-        return view
 
     # --- trace -----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from understudy.actors import asking, keys
+from understudy.actors import asking, keys, views
 from understudy.actors.handler import Options
 from understudy.actors.job import Job
 from understudy.actors.turn import scope
@@ -139,4 +139,4 @@ class ActorTarget:
             turn = None
         _, arguments = self._encoded(handler, args, kwargs)
         activation = await self.enter()
-        return await activation.query(handler, arguments, turn)
+        return await views.query(activation, handler, arguments, turn)

@@ -13,7 +13,7 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -143,6 +143,14 @@ class _Interrupted(Exception):
     """A start was given up, because the supervisor is being stopped."""
 
 
+class _Starting(NamedTuple):
+    """A child's start that is waited for."""
+
+    slot: _Slot
+    task: asyncio.Task[None]
+    given_up: asyncio.Future[None]
+
+
 class _Slot:
     """A child's place under its supervisor, in start order."""
 
@@ -174,7 +182,8 @@ class RunningSupervisor:
         self._window = RestartWindow(spec.max_restarts, spec.within_s)
         self._inbox: deque[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any] | None]] = deque()
         self._worker: asyncio.Task[Any] | None = None
-        self._starting: asyncio.Task[None] | None = None  # a child's start that is waited for
+        self._starting: _Starting | None = None
+        self._left_behind: set[asyncio.Task[None]] = set()  # starts that did not end when they were given up
         self._interrupted = False
         stage.enter(self)
 
@@ -305,6 +314,12 @@ class RunningSupervisor:
     def _wake(self) -> None:
         if self._worker is None:
             self._worker = self._stage.spawn(self._work(), f"supervisor {self.name}")
+            self._worker.add_done_callback(self._worker_ended)
+
+    def _worker_ended(self, worker: asyncio.Task[Any]) -> None:
+        if self._worker is worker:  # It was ended from outside, with the system: nobody handles what is left.
+            self._worker = None
+            self._refuse_waiting()
 
     async def _work(self) -> None:
         """Handle what has come, one after the other; an error in its own affairs is ours and stops the system."""
@@ -346,21 +361,24 @@ class RunningSupervisor:
 
     def _drop_work(self) -> None:
         self.running = False
-        inbox, self._inbox = self._inbox, deque()
-        for _, done in inbox:
-            if done is not None and not done.done():
-                done.cancel()
+        self._refuse_waiting()
         if self._starting is not None:
-            self._starting.cancel()
+            self._leave_behind(self._starting.task)
         if self._worker is not None:
             self._worker.cancel()
             self._worker = None
 
+    def _refuse_waiting(self) -> None:
+        inbox, self._inbox = self._inbox, deque()
+        for _, done in inbox:
+            if done is not None and not done.done():
+                done.cancel()
+
     def _interrupt(self) -> None:
         """Give up the start of a child that is waited for: it may hang for ever."""
         self._interrupted = True
-        if self._starting is not None:
-            self._starting.cancel()
+        if self._starting is not None and not self._starting.given_up.done():
+            self._starting.given_up.set_result(None)
 
     # --- what is handled: start and stop ---------------------------------------------------------------------------
 
@@ -406,7 +424,7 @@ class RunningSupervisor:
         try:
             pending = slot.member.start()
             if pending is not None:
-                await self._interruptible(pending)
+                await self._interruptible(slot, pending)
         except StoppedForGood:
             return
         except Ignore:
@@ -416,18 +434,40 @@ class RunningSupervisor:
             return
         slot.state = "running"
 
-    async def _interruptible(self, pending: Coroutine[Any, Any, None]) -> None:
-        task = self._starting = asyncio.get_running_loop().create_task(pending)
+    async def _interruptible(self, slot: _Slot, pending: Coroutine[Any, Any, None]) -> None:
+        """Wait for a start; one that is given up gets the child's shutdown time to end, and is then left behind."""
+        loop = asyncio.get_running_loop()
+        starting = self._starting = _Starting(slot, loop.create_task(pending), loop.create_future())
+        task = starting.task
         try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
+            await asyncio.wait([task, starting.given_up], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=None if slot.shutdown_s == math.inf else slot.shutdown_s)
         finally:
-            self._starting = None
-        if task.cancelled():
+            if self._starting is starting:
+                self._starting = None
+        if not task.done():
+            slot.member.abandon()
+            self._leave_behind(task)
             raise _Interrupted
+        if task.cancelled() and starting.given_up.done():
+            raise _Interrupted
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Exception):
+            raise RuntimeError(f"its own code ended its start by {type(error).__name__}: {error}") from error
         task.result()
+
+    def _leave_behind(self, task: asyncio.Task[None]) -> None:
+        """Cancel a start that nobody waits for any more."""
+        task.cancel()
+        self._left_behind.add(task)
+        task.add_done_callback(self._forget_start)
+
+    def _forget_start(self, task: asyncio.Task[None]) -> None:
+        self._left_behind.discard(task)
+        if not task.cancelled():
+            task.exception()  # Seen: it is no start any more.
 
     def _start_failed(self, slot: _Slot, error: Exception) -> StartFailed:
         why = "it was stopped meanwhile" if isinstance(error, _Interrupted) else f"{type(error).__name__}: {error}"
@@ -571,7 +611,7 @@ class RunningSupervisor:
         if wrong:
             raise InvalidDefinition(f"Supervisor {self.name!r} cannot take it: {'; '.join(wrong)}.")
         known = self._slots.get(child_id(spec))
-        if known is not None and known.state == "stopped":
+        if known is not None and known.state != "running":
             raise AlreadyPresent(
                 f"child {known.id!r} of supervisor {self.name!r} is there, not running; restart_child or delete_child it.",
                 child=known.id,
@@ -588,8 +628,6 @@ class RunningSupervisor:
             del self._slots[slot.id]
             slot.member.retire("it could not be started")
             raise self._start_failed(slot, error) from error
-        if slot.state == "stopped":  # Ignore.
-            self._slots.pop(slot.id, None)
         return _info(slot)
 
     async def _terminate(self, id: str) -> None:
@@ -598,6 +636,11 @@ class RunningSupervisor:
         await self._stop_slots([slot])
         if was != "stopped":
             slot.member.retire("terminate_child")
+        if was == "restarting" and self.spec.strategy != "one_for_one":
+            # As in OTP those stay down that were stopped for its restart; they must say so, and not let callers wait.
+            for other in self._slots.values():
+                if other.state == "stopped" and other is not slot:
+                    other.member.retire(f"it was stopped for the restart of {id!r}, which was terminated meanwhile")
 
     async def _restart_stopped(self, id: str) -> None:
         slot = self._slot(id)

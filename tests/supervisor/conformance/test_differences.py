@@ -273,6 +273,20 @@ async def test_tells_and_timers_of_an_abandoned_turn_never_leave_and_its_message
         assert await system.actor(Part, "d").memory() == ["dawdled"]
 
 
+async def test_places_that_an_abandoned_turn_had_reserved_in_mailboxes_are_free_again(tmp_path: Path) -> None:
+    play = Play(tmp_path)
+    async with play.system(theatre(1.0), limits=Limits(mailbox_messages=2)) as system:
+        job = await system.actor(Part, "d").dawdle.submit("door", "friend")
+        await play.reached("door")
+        play.fail("a hears x")
+        await system.actor(Part, "a").hear("x")
+        await job.cancel()
+        play.open("door")
+        await soon()
+
+        assert await system.actor(Part, "friend").hear("y") == ["y"]
+
+
 async def test_actors_of_a_template_are_abandoned_together_under_one_timer(tmp_path: Path) -> None:
     play = Play(tmp_path)
     tree = Supervisor("group", [Child(Part, "a"), Extra], strategy="one_for_all")
@@ -498,6 +512,23 @@ async def test_resume_lets_a_held_actor_go_on_and_begins_its_count_anew(tmp_path
 
         assert await e.hear("new") == ["kept", "new"]
         await fail(play, e, "e", "3")
+        assert [each.id async for each in system.suspended()] == []
+
+
+async def test_resume_of_an_actor_that_its_policy_held_begins_its_count_anew_too(tmp_path: Path) -> None:
+    play = Play(tmp_path)
+    async with play.system(Supervisor("group", [Extra], max_restarts=1, within_s=60.0)) as system:
+        e = system.actor(Extra, "e")
+        await fail(play, e, "e", "1")
+        play.fail("e hears x", error=Hurt)
+        await e.hear.tell("x")
+        await soon()
+        play.fail("e hears x", error=ValueError)
+
+        await system.resume(e)
+        await soon()
+
+        assert [each[2] for each in await letters(system)] == ["e hears 1", "e hears x"]
         assert [each.id async for each in system.suspended()] == []
 
 

@@ -143,6 +143,7 @@ async def test_turn_that_fails_after_it_called_stop_ends_nothing_by_it(tmp_path:
 
         with pytest.raises(HandlerFailed):
             await system.actor(Part, "a").leave_and_fail("give up")
+        await soon()
 
         assert restarts(system) == 0
         assert await system.actor(Part, "a").hear("y") == ["y"]
@@ -479,11 +480,13 @@ async def test_suspended_static_child_stays_suspended_when_its_supervisor_starts
         play.fail("a hears x", error=Hurt)
         await system.actor(Part, "a").hear.tell("x")
         await soon()
+        play.forget()
         play.fail("b hears y")
 
         await system.actor(Part, "b").hear("y")
         await soon()
 
+        assert play.moves() == ["stop b", "start b"]
         assert await statuses(system, "group") == {"a": "suspended", "b": "running"}
         await system.resume(system.actor(Part, "a"))
         assert await system.actor(Part, "a").hear("z") == ["x", "z"]

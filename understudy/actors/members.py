@@ -134,13 +134,27 @@ class StaticActor:
         """Refuse its mail from now on."""
         self.retired = reason
         activation = self.activation or self._type.live.get(self.child_id)  # It may be there from an earlier start.
-        if activation is None:
+        if activation is not None:
+            was, why = activation.status, activation.reason
+            standing.retire(activation, reason)
+            # One that ended by itself has told the trace so.
+            if was != activation.status and not (was == "down" and why == reason):
+                self._system.recorder.emit_actor(ActorStopped, activation, reason=reason)
+        if not self.supervisor.has(self):
+            self._let_go(activation)
+
+    def _let_go(self, activation: Activation | None) -> None:
+        """Be no child any more: the actor may leave memory, and is one on demand if its class is a template too."""
+        if self._type.statics.get(self.child_id) is self:
+            del self._type.statics[self.child_id]
+        self._system.supervision.expect_no_more(self._type, self.child_id)
+        if activation is None or activation.member is not self:
             return
-        was, why = activation.status, activation.reason
-        standing.retire(activation, reason)
-        # One that ended by itself has told the trace so.
-        if was != activation.status and not (was == "down" and why == reason):
-            self._system.recorder.emit_actor(ActorStopped, activation, reason=reason)
+        activation.member = None
+        group = self._type.group
+        if activation.status == "retired" and group is not None and group.up:
+            activation.status, activation.reason = "active", ""
+            activation.pump()
 
     def revive(self) -> None:
         """Forget that it was stopped for good."""

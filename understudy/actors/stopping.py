@@ -88,7 +88,6 @@ def abandon_all(activation: Activation, reason: str) -> None:
 
 def abandon(activation: Activation, reason: str, shutdown_s: float) -> None:
     """Leave the turns behind that still run; nothing they do counts any more, and their messages are delivered again."""
-    system = activation.system
     turns = [turn for turn in activation.turns() if turn.task is not None and not turn.task.done()]
     if not turns:
         return

@@ -106,6 +106,10 @@ class Supervision:
         """Whether the tree is going to have this actor, although it has not got to it yet."""
         return type.kind in self._kinds or (type.kind, id) in self._statics
 
+    def expect_no_more(self, type: ActorType, id: str) -> None:
+        """Note that a static child was forgotten, until its supervisor starts it anew."""
+        self._statics.discard((type.kind, id))
+
     def picture(self) -> Picture:
         """Return the tree as it can be drawn."""
         return msgspec.structs.replace(self.root.picture(), also=self.others.kinds())
@@ -166,8 +170,14 @@ class Supervision:
             raise InvalidDefinition(f"the child is wrong: {'; '.join(wrong)}.")
 
     def _holder_of(self, member: Any) -> str | None:
-        supervisor = getattr(member, "supervisor", None) or getattr(member, "parent", None)
-        return supervisor.name if supervisor is not None and supervisor.has(member) else None
+        if member is self.root:
+            return ROOT
+        holder = above = getattr(member, "supervisor", None) or getattr(member, "parent", None)
+        while above is not None:  # A supervisor that was deleted still has its children, but is no child itself.
+            if not above.has(member):
+                return None
+            member, above = above, above.parent
+        return holder.name if holder is not None else None
 
     def enter(self, supervisor: RunningSupervisor) -> None:
         """Note the supervisor under its name."""

@@ -122,6 +122,7 @@ class System:
         self._root = root_of(children)
         classes = [each for spec in below(self._root) if (each := template_of(spec)) is not None]
         self.registry = Registry(self, classes, endpoints, resources)
+        self._failed = asyncio.Event()  # Also for who waits before the system is opened.
         self._begin()
 
     def _begin(self) -> None:
@@ -130,7 +131,8 @@ class System:
         self.accepting = False
         self._ending = False  # the time for running turns is over: what was asked starts no more either
         self.failure: BaseException | None = None
-        self._failed = asyncio.Event()
+        if self._failed.is_set():
+            self._failed = asyncio.Event()
         self.last_message = 0
         self.life = 0
         self.turns: dict[int, Turn] = {}
@@ -245,7 +247,8 @@ class System:
         """Stop the system in good order: its root supervisor gave up and has stopped everything. Cancel the body."""
         if self.failure is not None or self.collapsed is not None:
             return
-        self.collapsed = SystemFailed(f"the system stopped itself: {cause}")
+        why = str(cause) or type(cause).__name__
+        self.collapsed = SystemFailed(f"the system stopped itself: {why}")
         self.collapsed.__cause__ = cause
         self._failed.set()
         self.usable = self.accepting = False

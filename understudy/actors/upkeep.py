@@ -46,7 +46,11 @@ class Upkeep:
             last_tidy = self._system.loop.time()
             while self._system.loop.time() - last_tidy < _TIDY_S:
                 await asyncio.sleep(min(_SWEEP_S, self._system.limits.idle_s / 2))
-                before = self._system.loop.time() - self._system.limits.idle_s
+                now_s = self._system.loop.time()
+                failing = self._system.failing
+                for no in [no for no, window in failing.items() if not window.count(now_s)]:
+                    del failing[no]
+                before = now_s - self._system.limits.idle_s
                 for type in self._system.registry.types.values():
                     for activation in [each for each in type.live.values() if each.used_at <= before]:
                         if activation.may_leave():

@@ -64,7 +64,7 @@ class Member(Protocol):
         ...
 
     def retire(self, reason: str) -> None:
-        """Note that it has been stopped and does not come back by itself."""
+        """Note that it has been stopped and does not come back by itself, or that it is no child any more."""
         ...
 
     def revive(self) -> None:
@@ -402,8 +402,9 @@ class RunningSupervisor:
         while todo:
             supervisor = todo.pop()
             static = {child_id(spec) for spec in supervisor.spec.children}
-            for slot in supervisor._slots.values():
+            for slot in list(supervisor._slots.values()):
                 if slot.id not in static:
+                    del supervisor._slots[slot.id]
                     slot.member.retire("its supervisor was started again, with its static children only")
                 elif isinstance(slot.member, RunningSupervisor):
                     todo.append(slot.member)
@@ -428,9 +429,9 @@ class RunningSupervisor:
         except StoppedForGood:
             return
         except Ignore:
-            slot.member.retire("its on_start raised Ignore")
             if slot.restart == "temporary":
                 del self._slots[slot.id]
+            slot.member.retire("its on_start raised Ignore")
             return
         slot.state = "running"
 

@@ -232,7 +232,7 @@ async def test_window_is_empty_when_a_supervisor_was_restarted(play: Play) -> No
 
 
 async def test_giving_up_names_the_supervisor_its_limit_and_the_last_failure(play: Play) -> None:
-    with pytest.raises(SystemFailed) as caught:
+    with pytest.raises(SystemFailed) as caught:  # noqa: PT012 - its end is what raises
         async with play.system(Supervisor("pool", [Child(Part, "a")], max_restarts=2, within_s=7.5)) as system:
             play.fail("a hears x", times=1000)
             await system.actor(Part, "a").hear.tell("x")

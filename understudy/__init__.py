@@ -68,6 +68,7 @@ from understudy.errors import (
     WrongLoop,
 )
 from understudy.supervisor.backoff import Backoff
+from understudy.supervisor.orders import ChildCounts, ChildInfo
 from understudy.supervisor.picture import Picture
 from understudy.supervisor.policy import (
     Policy,
@@ -82,7 +83,6 @@ from understudy.supervisor.policy import (
     suspend,
 )
 from understudy.supervisor.specs import Child, Supervisor
-from understudy.supervisor.tree import ChildCounts, ChildInfo
 from understudy.trace.tree import Trace
 
 __all__ = [

@@ -106,7 +106,7 @@ async def resume(activation: Activation) -> None:
     member = activation.member
     # A temporary child that its supervisor has forgotten is in the tree again at the next opening.
     if member is not None and member.supervisor.running and member.supervisor.has(member):
-        await member.supervisor.resume_child(member.child_id)
+        await member.supervisor.orders.resume_child(member.child_id)
     else:
         standing.revive(activation)
         activation.pump()

@@ -32,8 +32,8 @@ from understudy.events import (
 from understudy.mailbox.commit import Batch, DeadLetter
 from understudy.mailbox.envelope import Envelope
 from understudy.mailbox.journal import Failure, Journal, JournalEntry, Outcome
+from understudy.supervisor.member import is_normal
 from understudy.supervisor.policy import Decision, Past, decide, deciding_rule
-from understudy.supervisor.tree import is_normal
 
 if TYPE_CHECKING:
     from understudy.actors.activation import Activation

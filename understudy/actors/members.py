@@ -9,10 +9,11 @@ from understudy.actors import standing, stopping, views
 from understudy.errors import StateUndecodable
 from understudy.events import ActorRestarted, ActorStopped, Escalated
 from understudy.supervisor.intensity import RestartWindow
+from understudy.supervisor.member import StoppedForGood
 from understudy.supervisor.picture import Picture
 from understudy.supervisor.policy import Policy
 from understudy.supervisor.specs import Child
-from understudy.supervisor.tree import RunningSupervisor, StoppedForGood
+from understudy.supervisor.tree import RunningSupervisor
 
 if TYPE_CHECKING:
     from understudy.actors.activation import Activation

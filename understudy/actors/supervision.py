@@ -14,9 +14,10 @@ from understudy.actors.reach import reached
 from understudy.codec import encode
 from understudy.errors import InvalidDefinition, NotFound
 from understudy.events import TraceEvent
+from understudy.supervisor.member import Member
 from understudy.supervisor.picture import Picture
 from understudy.supervisor.specs import ROOT, Child, Spec, Supervisor, wrong_tree
-from understudy.supervisor.tree import Member, RunningSupervisor
+from understudy.supervisor.tree import RunningSupervisor
 
 if TYPE_CHECKING:
     from understudy.actors.kinds import ActorType

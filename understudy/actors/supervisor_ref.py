@@ -11,8 +11,9 @@ from understudy.actors.ref import Ref
 from understudy.actors.target import ActorTarget
 from understudy.actors.tool import Tool
 from understudy.errors import NotFound, Running
+from understudy.supervisor.orders import ChildCounts, ChildInfo
 from understudy.supervisor.specs import Child, Supervisor
-from understudy.supervisor.tree import ChildCounts, ChildInfo, RunningSupervisor
+from understudy.supervisor.tree import RunningSupervisor
 
 if TYPE_CHECKING:
     from understudy.actors.activation import Activation
@@ -45,7 +46,7 @@ class SupervisorRef:
             StartFailed: It could not be started; its spec is not kept, the cause is chained.
             InvalidDefinition: The spec does not fit this supervisor, or is in the tree already.
         """
-        return await self._given(self._running().start_child(spec))
+        return await self._given(self._running().orders.start_child(spec))
 
     async def terminate_child(self, child: str | Actor[Any, Any], /) -> None:
         """Stop a child and keep its spec, or stop an actor on demand for good; nothing when it does not run.
@@ -56,7 +57,7 @@ class SupervisorRef:
             NotFound: The supervisor has no such child.
         """
         if isinstance(child, str):
-            await self._given(self._running().terminate_child(child))
+            await self._given(self._running().orders.terminate_child(child))
             return
         activation = await self._instance(child)
         if activation.status != "stopped":
@@ -77,7 +78,7 @@ class SupervisorRef:
             NotFound: The supervisor has no such child.
         """
         if isinstance(child, str):
-            await self._given(self._running().restart_child(child))
+            await self._given(self._running().orders.restart_child(child))
             return
         activation = await self._instance(child)
         if activation.status != "stopped":
@@ -94,15 +95,15 @@ class SupervisorRef:
             Restarting: It is being restarted.
             NotFound: The supervisor has no such child.
         """
-        await self._given(self._running().delete_child(id))
+        await self._given(self._running().orders.delete_child(id))
 
     async def which_children(self) -> list[ChildInfo]:
         """Return the children in start order."""
-        return await self._given(self._running().which_children())
+        return await self._given(self._running().orders.which_children())
 
     async def count_children(self) -> ChildCounts:
         """Return how many specs, running children, supervisors and workers there are."""
-        return await self._given(self._running().count_children())
+        return await self._given(self._running().orders.count_children())
 
     async def _given(self, order: Coroutine[Any, Any, T]) -> T:
         try:

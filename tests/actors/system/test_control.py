@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from understudy import Actor, Child, HandlerFailed, Supervisor, System, handler
-from understudy.actors import control
+from understudy.actors import control, standing
 from understudy.actors.control import ControlServer, address
 from understudy.testing import VirtualTimeLoop
 
@@ -131,7 +131,7 @@ async def test_suspended_actor_is_resumed(path: Path) -> None:
     async with serving(path) as system:
         shop: Any = system.actor(Shop, "s")
         activation = await shop._target.enter()
-        activation.suspend("a test")
+        standing.suspend(activation, "a test")
         await system.committer.wait_durable()
 
         assert await ask(path, do="resume", kind="shop", id="s") == {"ok": {}}

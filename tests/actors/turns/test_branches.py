@@ -26,6 +26,7 @@ from understudy import (
     step,
     tool,
 )
+from understudy.actors import standing
 
 pytestmark = pytest.mark.anyio
 
@@ -227,7 +228,7 @@ async def test_turn_that_asked_an_actor_which_is_then_suspended_is_told(open_sys
         box = system.registry.types["Box"].live["b"]
         while not box.inbox:
             await asyncio.sleep(0.01)
-        box.suspend("for a test")
+        standing.suspend(box, "for a test")
 
         with pytest.raises((ActorSuspended, HandlerFailed)):
             await asking

@@ -20,8 +20,8 @@ from tests.supervisor.conformance.cast import (
 )
 from understudy import ActorStopped, Child, Ignore, InvalidDefinition, Supervisor, System, SystemClosed, handler
 from understudy.errors import AlreadyPresent, AlreadyStarted, NotFound, Restarting, Running, StartFailed, SystemFailed
+from understudy.supervisor.orders import ChildCounts, ChildInfo
 from understudy.supervisor.specs import RestartType
-from understudy.supervisor.tree import ChildCounts, ChildInfo
 from understudy.testing import FaultyStore
 
 pytestmark = [*VIRTUAL_TIME, pytest.mark.watchdog(8)]

@@ -11,8 +11,8 @@ import pytest
 
 from tests.supervisor.conformance.cast import VIRTUAL_TIME, Extra, Part, Play, Walker, soon, statuses
 from understudy import ActorStopped, Child, InvalidDefinition, Supervisor, System
+from understudy.supervisor.member import is_normal
 from understudy.supervisor.specs import RestartType, Strategy
-from understudy.supervisor.tree import is_normal
 
 pytestmark = VIRTUAL_TIME
 ANY: Any = None

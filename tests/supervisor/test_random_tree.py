@@ -406,3 +406,8 @@ def test_a_random_tree_of_400_actors_survives_random_failures(tmp_path: Path, se
 def test_ten_random_trees_of_all_sizes_survive_random_failures(tmp_path: Path, seed: int, number: int) -> None:
     for each, size in enumerate((1, 3, 10, 30, 60, 100, 300, 600, 1_000, 2_000)):
         run_tree(tmp_path / f"{size}.db", seed + 10 * number + each, size)
+
+
+@pytest.mark.parametrize(("seed", "size"), [(1048828196, 30)])
+def test_a_tree_that_once_broke_does_so_no_more(tmp_path: Path, seed: int, size: int) -> None:
+    run_tree(tmp_path / "tree.db", seed, size)

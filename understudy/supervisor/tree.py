@@ -66,6 +66,9 @@ class RunningSupervisor:
         except asyncio.CancelledError:
             self._interrupt()
             await _settled(done)
+            pending = self.stop(self.spec.shutdown_s)  # It may have been too late: then all of it runs.
+            if pending is not None:
+                await pending
             raise
         done.result()
 

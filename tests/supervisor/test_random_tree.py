@@ -133,8 +133,7 @@ class Storm:
     async def resume(self, system: System) -> None:
         """Let everything go on that was held or stopped."""
         async for info in system.actors():
-            if info.status != "active":
-                assert info.ref is not None
+            if info.status != "active" and info.ref is not None:  # None: its class was only ever added by an order.
                 await system.resume(info.ref)
 
     async def mend(self, system: System) -> None:
@@ -143,6 +142,9 @@ class Storm:
             for spec in home.added:
                 if (spec.actor.kind, spec.id) in self.observer.nodes:
                     await system.supervisor(home.name).start_child(spec)
+                    await system.resume(
+                        self.ref(system, self.observer.nodes[spec.actor.kind, spec.id])
+                    )  # It may have been held in an earlier life.
         await asyncio.sleep(CALM_S)
         dead = {letter.arguments["number"] async for letter in system.dead_letters() if letter.arguments}
         async for info in system.actors():
@@ -259,7 +261,8 @@ class Storm:
     def judge(self, failure: SystemFailed) -> None:
         """The system may stop itself only when its root has good reason to."""
         cause = failure.__cause__
-        root = [event for event in self.events if isinstance(event, Escalated) and event.supervisor == "root"]
+        # A policy that escalates tells so in the message's own tree too.
+        root = [e for e in self.events if isinstance(e, Escalated) and e.correlation == "supervisor root"]
         self.expect(len(root) == 1, f"the system stopped itself, and its root did not give up: {cause!r}")
         if not root:
             return
@@ -408,6 +411,6 @@ def test_ten_random_trees_of_all_sizes_survive_random_failures(tmp_path: Path, s
         run_tree(tmp_path / f"{size}.db", seed + 10 * number + each, size)
 
 
-@pytest.mark.parametrize(("seed", "size"), [(1048828196, 30)])
+@pytest.mark.parametrize(("seed", "size"), [(1048828196, 30), (3638537821, 60)])
 def test_a_tree_that_once_broke_does_so_no_more(tmp_path: Path, seed: int, size: int) -> None:
     run_tree(tmp_path / "tree.db", seed, size)

@@ -12,7 +12,7 @@ import msgspec
 
 from understudy.actors import standing
 from understudy.actors.actor import Actor
-from understudy.errors import ActorSuspended, InvalidArguments, StateUndecodable
+from understudy.errors import ActorSuspended, InvalidArguments, NotFound, StateUndecodable
 from understudy.events import ActorErased
 
 if TYPE_CHECKING:
@@ -104,10 +104,15 @@ async def resume(activation: Activation) -> None:
     if activation.status != before:
         return  # Somebody else resumed it meanwhile.
     member = activation.member
+    resumed = False
     # A temporary child that its supervisor has forgotten is in the tree again at the next opening.
-    if member is not None and member.supervisor.running and member.supervisor.has(member):
-        await member.supervisor.orders.resume_child(member.child_id)
-    else:
+    if member is not None and member.supervisor.has(member):
+        try:
+            await member.supervisor.orders.resume_child(member.child_id)
+            resumed = True
+        except NotFound:
+            pass  # Its supervisor is down, and starts it when it is started.
+    if not resumed:
         standing.revive(activation)
         activation.pump()
     await activation.system.committer.wait_durable()

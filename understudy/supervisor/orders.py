@@ -62,7 +62,8 @@ class Orders:
 
     async def resume_child(self, id: str) -> None:
         """Start a child again that was held or stopped by its policy; no restart is counted."""
-        await self._order(partial(self._resume, id))
+        # Also while the supervisor is being started: it may have passed this child already.
+        await self._order(partial(self._resume, id), waits_for_start=True)
 
     async def delete_child(self, id: str) -> None:
         """Forget a child that was stopped."""
@@ -76,12 +77,13 @@ class Orders:
         """Return how many there are."""
         return await self._order(self._count)
 
-    async def _order(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _order(self, work: Callable[[], Awaitable[T]], *, waits_for_start: bool = False) -> T:
         async def checked() -> T:
             self._check_running()
             return await work()
 
-        self._check_running()
+        if not waits_for_start or self._supervisor.inbox.is_idle():
+            self._check_running()
         done = self._supervisor.inbox.post(checked)
         await asyncio.wait([done])  # Who is cancelled here leaves the order to be carried out.
         if done.cancelled():

@@ -1,18 +1,28 @@
-"""An agent's run as its journal holds it: what it was asked, what the model answered, what the tools told the model.
+"""The conversation of an agent: what it was asked, what the model answered, what the tools told the model.
 
-A run that is cancelled or given up is remembered from here, whichever attempt and life of the process did the work.
+It is a log: a turn appends what it added, whatever the length of the history, and every tool call in it has exactly one
+result. A run that is cancelled or given up is remembered from its journal, whichever attempt and life of the process
+did the work. Knows nothing of how models and tools are called.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
-from understudy.actors import ladder, requests
+from understudy.actors import changes
+from understudy.actors.changes import Changes
+from understudy.actors.ladder import rungs_of
 from understudy.codec import encode
-from understudy.endpoint.model import Block, ChatMessage, ModelAnswer, Text, ToolCall, ToolResult
-from understudy.mailbox.journal import Journal, Outcome, storable
+from understudy.endpoint.model import Block, ChatMessage, ModelAnswer, Text, ToolResult
+from understudy.mailbox.journal import Journal, Outcome, Slot, storable
+
+if TYPE_CHECKING:
+    from understudy.actors.turn import Turn
+
+_Stored = TypeVar("_Stored")
 
 PROMPT = "prompt"  # a run's first message, under the run's number
 ANSWER = "model model"  # the step of a model call, under the numbers of run and call
@@ -21,7 +31,7 @@ RESULT = "result"  # what the model was told of a tool call, under the call's id
 _MISSING = "The run ended before this call had a result; nobody knows how far it got."
 _NOT_RUN = "The answer ended otherwise than with its tool calls: this call did not run."
 
-_NOTHING = requests.Changes()
+_NOTHING = Changes()
 _message = msgspec.msgpack.Decoder(ChatMessage).decode
 _answer = msgspec.msgpack.Decoder(ModelAnswer).decode
 _result = msgspec.msgpack.Decoder(ToolResult).decode
@@ -32,18 +42,64 @@ def answer_key(run: int, number: int) -> bytes:
     return b"%d" % number if run == 0 else b"%d.%d" % (run, number)
 
 
-def closed(calls: list[ToolCall], results: dict[str, ToolResult], stop_reason: str) -> list[Block]:
-    """Return exactly one result for each call, also for those that have none."""
-    missing = _MISSING if stop_reason == "tool_use" else _NOT_RUN
-    return [results.get(call.id) or ToolResult(call.id, missing, is_error=True) for call in calls]
+class Conversation:
+    """The messages of an agent, as one of its turns knows them; what the turn adds is stored when it commits."""
+
+    def __init__(self, turn: Turn, before: Iterable[ChatMessage]) -> None:
+        self.turn = turn
+        self.messages = [*before, *(message for message, _ in turn.records or ())]
+        self.results: dict[str, ToolResult] = {}  # of tool calls, by their ids
+        self._open: ModelAnswer | None = None  # the newest answer, until its tool calls have their results
+
+    def append(self, message: ChatMessage) -> None:
+        """Add a message."""
+        self.messages.append(message)
+        if self.turn.records is None:
+            self.turn.records = []
+        self.turn.records.append((message, encode(message)))
+
+    def append_answer(self, answer: ModelAnswer) -> None:
+        """Add an answer; its tool calls get their results by `close`."""
+        self.append(ChatMessage("assistant", list(answer.content)))
+        self._open = answer
+
+    def close(self) -> None:
+        """Give each tool call of the newest answer its result, also when there is none; again it does nothing."""
+        answer, self._open = self._open, None
+        if answer is not None and answer.tool_calls:
+            self.append(ChatMessage("user", _closed(answer, self.results)))
+
+    def append_unusable(self, answer: ModelAnswer) -> None:
+        """Add an answer that is not the run's output.
+
+        One that was cut off may hold tool calls: each gets its one result, and none is run.
+        """
+        self.append_answer(answer)
+        self.close()
+
+    def stored(self, type_: type[_Stored], slot: Slot, what: str) -> _Stored:
+        """Return the journaled *what*; one that does not decode ends the turn and suspends the actor."""
+        assert slot.outcome is not None
+        assert slot.outcome.value is not None
+        activation = self.turn.activation
+        decode = activation.system.registry.decoder(type_)
+        what = f"the journaled {what} of {activation.name}"
+        return cast(_Stored, self.turn.decode_stored(decode, slot.outcome.value, what))
+
+
+def _closed(answer: ModelAnswer, results: dict[str, ToolResult]) -> list[Block]:
+    """Return exactly one result for each tool call, also for those that have none."""
+    missing = _MISSING if answer.stop_reason == "tool_use" else _NOT_RUN
+    return [results.get(call.id) or ToolResult(call.id, missing, is_error=True) for call in answer.tool_calls]
 
 
 def remembered(journal: Journal) -> list[ChatMessage]:
     """Return the conversation of the message's runs, open tool calls closed."""
     prompts: dict[int, ChatMessage] = {}
     answers: dict[tuple[int, int], ModelAnswer] = {}
-    amended: dict[tuple[int, int], requests.Changes] = {}  # before the call that they name
+    amended: dict[tuple[int, int], Changes] = {}  # before the call that they name
     results: dict[str, ToolResult] = {}
+    late: dict[str, Changes] = {}  # by amendments of tool calls
     asked: dict[str, Outcome] = {}  # what answered a tool call, perhaps before the model was told
     for slot in journal.slots.values():
         name, _, rest = slot.key.partition(b"\0")
@@ -60,11 +116,11 @@ def remembered(journal: Journal) -> list[ChatMessage]:
                 prompts[int(match)] = _message(value)
             elif name == RESULT.encode():
                 results[match] = _result(value)
+                late[match] = changes.read(rungs_of(journal, slot).amended)
             elif name == ANSWER.encode():
                 of_run, _, index = match.rpartition(".")
                 answers[int(of_run or 0), int(index)] = _answer(value)
-                changes = requests.read(ladder.read(journal.ladder(slot)).amended)
-                amended[int(of_run or 0), int(index)] = changes
+                amended[int(of_run or 0), int(index)] = changes.read(rungs_of(journal, slot).amended)
         except (ValueError, msgspec.MsgspecError):
             continue  # A step of the user's, or a row that does not decode: there is nothing to remember in it.
     entries: list[ChatMessage] = []
@@ -81,12 +137,15 @@ def remembered(journal: Journal) -> list[ChatMessage]:
             for call in answer.tool_calls:
                 if call.id not in results and call.id in asked:
                     results[call.id] = _told(call.id, asked[call.id])
-            after = closed(answer.tool_calls, results, answer.stop_reason)
+            after = _closed(answer, results)
             unusable = number != numbers[-1] and answer.stop_reason not in ("tool_use", "pause_turn")
             if unusable and not following.appended:
                 after.append(Text("Your last answer could not be used."))
             if after:
                 entries.append(ChatMessage("user", after))
+            by_calls = [late[call.id] for call in answer.tool_calls if call.id in late]
+            for each in sorted(by_calls, key=lambda each: each.version):
+                entries += each.appended
     return entries
 
 

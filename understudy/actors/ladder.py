@@ -19,7 +19,7 @@ from understudy.actors.turn import Turn
 from understudy.codec import encode
 from understudy.errors import LimitExceeded
 from understudy.events import Amended
-from understudy.mailbox.journal import Failure, Slot, storable
+from understudy.mailbox.journal import Failure, Journal, Slot, storable
 from understudy.supervisor.policy import NO_RULES, Decision, Past, Policy, decide, deciding_rule
 
 _IN_PLACE = frozenset({"retry", "amend"})
@@ -89,14 +89,26 @@ class Verdict(msgspec.Struct, frozen=True):
 _decode = msgspec.msgpack.Decoder(Rungs).decode
 
 
-def read(body: bytes | None) -> Rungs:
-    """Return the stored rungs; those that do not decode are none: the ladder begins anew."""
+def rungs_of(journal: Journal, slot: Slot) -> Rungs:
+    """Return how far the ladder of a step is; rungs that do not decode are none: the ladder begins anew."""
+    body = journal.ladder(slot)
     if body is None:
         return Rungs()
     try:
         return _decode(body)
     except msgspec.MsgspecError:
         return Rungs()
+
+
+def _broken_off(decision: Decision, error: Exception, failure: Failure, broken: Exception) -> Verdict:
+    """Return the verdict that the failure is the outcome, because its amendment has failed too."""
+    name = getattr(decision.amendment, "__name__", "amendment")
+    why = f"{type(broken).__name__}: {broken}"
+    note = f"The amendment {name} failed with {why}"
+    error.add_note(note)
+    failure = msgspec.structs.replace(failure, message=storable(f"{failure.message} ({note})"))
+    reason = f"{decision.reason}, but {name} failed: {why}"
+    return Verdict(failure, msgspec.structs.replace(decision, verb="answer", delay_s=0.0, reason=reason))
 
 
 class Ladder:
@@ -109,8 +121,7 @@ class Ladder:
         self.turn = turn
         self.slot = slot
         self.policies = policies
-        journal = turn.journal
-        self.rungs = read(journal.ladder(slot)) if journal is not None else Rungs()
+        self.rungs = rungs_of(turn.ensure_journal(), slot)
 
     @property
     def attempt(self) -> int:
@@ -140,21 +151,17 @@ class Ladder:
         if failure.kind == "declared" or failure.type == "OutcomeUnknown":
             return Verdict(failure, None)
         rules = [*chain(*self.policies)]
-        rule = deciding_rule(Policy(*rules), error)
+        policy = Policy(*rules)
+        rule = deciding_rule(policy, error)
         if not 0 <= rule < len(rules):
             return Verdict(failure, None)  # The handler deals with it.
-        decision = decide(Policy(*rules), error, self.rungs.history, default=NO_RULES)
+        decision = decide(policy, error, self.rungs.history, default=NO_RULES)
         amended = self.rungs.amended
         if decision.amendment is not None:
-            name = getattr(decision.amendment, "__name__", "amendment")
             try:
                 amended = await self._amend(decision, error, by)
             except Exception as broken:
-                note = f"The amendment {name} failed with {type(broken).__name__}: {broken}"
-                error.add_note(note)
-                failure = msgspec.structs.replace(failure, message=storable(f"{failure.message} ({note})"))
-                reason = f"{decision.reason}, but {name} failed: {type(broken).__name__}: {broken}"
-                return Verdict(failure, msgspec.structs.replace(decision, verb="answer", delay_s=0.0, reason=reason))
+                return _broken_off(decision, error, failure, broken)
         verdict = Verdict(failure, decision)
         if verdict.again or decision.tries_again:
             history = (*self.rungs.history, Past(failure.type, rule))

@@ -1,4 +1,4 @@
-"""The running of a step: journaled when it ends, joined when it cannot be stopped, never doubled.
+"""The running of a step: attempt by attempt until it has an outcome, which is journaled before anybody gets it.
 
 The body starts after the commit that covers everything that led to it, the failures of its earlier attempts included.
 """
@@ -7,83 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
-import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
-import msgspec
-
+from understudy.actors.body import run_body
 from understudy.actors.failures import to_error, to_failure
 from understudy.actors.ladder import Input, Ladder, Verdict
+from understudy.actors.outcomes import clear_mark, encoded, failure_of, mark_begun, unknown
 from understudy.actors.turn import Turn, scope
-from understudy.clock import outside
-from understudy.codec import encode
-from understudy.errors import (
-    EncodingFailed,
-    LimitExceeded,
-    OutcomeUnknown,
-    StepTimeout,
-    TurnEnded,
-)
-from understudy.events import StepFinished, StepStarted
-from understudy.mailbox.journal import Failure, JournalEntry, Outcome, Slot
+from understudy.actors.witness import SilentWitness, Witness
+from understudy.errors import EncodingFailed, LimitExceeded, OutcomeUnknown, StepTimeout, TurnEnded
+from understudy.mailbox.journal import Outcome, Slot
 from understudy.supervisor.policy import Policy
 
 Interrupted = Literal["rerun", "fail"]
-
-
-class Witness:
-    """Tells the trace about the attempts of one step."""
-
-    __slots__ = ("name", "role", "span", "turn")
-
-    def __init__(self, turn: Turn, name: str, role: str, span: str) -> None:
-        self.turn = turn
-        self.name = name
-        self.role = role
-        self.span = span
-
-    def began(self, attempt: int) -> None:
-        """Tell that an attempt starts."""
-        self.turn.emit(
-            StepStarted, span=self.span, parent=self.turn.span, step=self.name, role=self.role, attempt=attempt
-        )
-
-    def ended(self, attempt: int, duration_s: float, verdict: Verdict | None, _value: Any, _error: Any) -> None:
-        """Tell how an attempt ended; *verdict* is None when it succeeded."""
-        failure = verdict.failure if verdict is not None else None
-        self.turn.emit(
-            StepFinished,
-            span=self.span,
-            parent=self.turn.span,
-            step=self.name,
-            role=self.role,
-            duration_s=duration_s,
-            error=failure.type if failure else None,
-            message=failure.message if failure else None,
-            attempt=attempt,
-            decision=verdict.verb if verdict else "",
-            delay_s=verdict.delay_s if verdict else 0.0,
-            reason=verdict.reason if verdict else "",
-        )
-
-
-class _Silent(Witness):
-    """Of a step that is all that its turn does: the turn tells, but for attempts that another one follows."""
-
-    __slots__ = ("speaks",)
-
-    speaks: bool
-
-    def began(self, attempt: int) -> None:
-        self.speaks = attempt > 1
-        if self.speaks:
-            super().began(attempt)
-
-    def ended(self, attempt: int, duration_s: float, verdict: Verdict | None, value: Any, error: Any) -> None:
-        if self.speaks or (verdict is not None and verdict.again):
-            super().ended(attempt, duration_s, verdict, value, error)
 
 
 class Spec:
@@ -133,26 +70,6 @@ class Spec:
         self.raises = raises
         self.interrupted: Interrupted = interrupted
         self.role = role
-
-
-async def run_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call *function* where it belongs: an async one here, a sync one on a thread."""
-    if _is_async(function):
-        return await function(*args, **kwargs)
-    result = await _in_thread(functools.partial(function, *args, **kwargs))
-    return await result if inspect.isawaitable(result) else result
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    target = function.func if isinstance(function, functools.partial) else function
-    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
-
-
-async def _in_thread(function: Callable[[], Any]) -> Any:
-    import anyio.to_thread
-
-    with outside():
-        return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
 
 
 async def perform(
@@ -223,45 +140,28 @@ async def _body(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
 
 
 async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
+    """Run the body until there is an outcome: its value, or the failure that no attempt follows."""
     system = turn.activation.system
     ladder = Ladder(turn, slot, spec.policies)
-    amended = ladder.rungs.amended
-    by: Input | None = None  # made for a failure: most steps have none
-    if amended is not None and spec.input is not None:
-        by = spec.input()
-        by.use(amended)
-    witness = spec.witness or (_Silent if spec.quiet else Witness)(turn, spec.name, spec.role, turn.step_span(slot))
+    by = _input(spec) if ladder.rungs.amended is not None else None  # Most steps need none.
+    if by is not None and ladder.rungs.amended is not None:
+        by.use(ladder.rungs.amended)
+    witness = spec.witness
+    if witness is None:
+        made = SilentWitness if spec.quiet else Witness
+        witness = made(turn, spec.name, spec.role, turn.step_span(slot))
     turn.trace()
     while True:
         attempt = ladder.attempt
         await _begin(turn, spec, slot, ladder, witness)
-        if (view := scope.get()) is not None:
-            view.places.clear()  # Each attempt gets the same names.
         began_s = system.loop.time()
-        value: Any = None
-        error: Exception | None = None
-        verdict: Verdict | None = None
-        try:
-            value = await _run(turn, spec, slot)
-        except asyncio.CancelledError:
-            # A thread goes on and will tell; of anything else nobody knows how far it got.
-            if spec.interrupted == "fail" and slot.work is None:
-                turn.settle(slot, Outcome(failure=unknown(spec.name, "it was cancelled while it ran")))
-            raise
-        except Exception as raised:
-            error = raised
+        value, error = await _attempt(turn, spec, slot)
         duration_s = system.loop.time() - began_s
         if error is None:
-            try:
-                outcome = Outcome(value=_encoded(value, spec, turn))
-            except (EncodingFailed, LimitExceeded) as unstorable:
-                # It ran: whatever the rules say, it does not run again.
-                outcome = Outcome(failure=to_failure(unstorable))
-                verdict = Verdict(to_failure(unstorable), None)
+            outcome, verdict = _keep(value, spec, turn)
         else:
-            if by is None and spec.input is not None:
-                by = spec.input()
-            verdict = await ladder.judge(error, _failure_of(error, spec), by)
+            by = by or _input(spec)
+            verdict = await _judge(turn, spec, slot, ladder, error, by)
             outcome = Outcome(failure=verdict.failure)
         witness.ended(attempt, duration_s, verdict, value, error)
         if verdict is None or not (verdict.again or verdict.ends_turn):
@@ -270,11 +170,14 @@ async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
             turn.settle(slot, outcome)
             return outcome
         assert error is not None
-        if spec.interrupted == "fail" and slot.work is None:
-            write_row(turn, slot, Outcome())  # It has failed, and nothing runs until the next attempt.
+        clear_mark(turn, spec, slot)  # It has failed, and nothing runs until the next attempt.
         if verdict.ends_turn:
             ladder.conclude(verdict, error)
         ladder.tell_amended(verdict, witness.span)
+
+
+def _input(spec: Spec) -> Input | None:
+    return spec.input() if spec.input is not None else None
 
 
 async def _begin(turn: Turn, spec: Spec, slot: Slot, ladder: Ladder, witness: Witness) -> None:
@@ -285,29 +188,39 @@ async def _begin(turn: Turn, spec: Spec, slot: Slot, ladder: Ladder, witness: Wi
         await spec.gate()
     witness.began(ladder.attempt)
     turn.mark_started()
-    if spec.interrupted == "fail":
-        # The start mark is the outcome that a crash leaves behind.
-        mark = unknown(spec.name, "the process died or the turn was ended while it ran")
-        write_row(turn, slot, Outcome(failure=mark))
+    mark_begun(turn, spec, slot)
     try:
         await turn.activation.system.committer.wait_durable()
     except asyncio.CancelledError:
-        if spec.interrupted == "fail" and slot.work is None:
-            write_row(turn, slot, Outcome())  # It never began.
+        clear_mark(turn, spec, slot)
         raise
     if turn.ended is not None:
-        if spec.interrupted == "fail" and slot.work is None:
-            write_row(turn, slot, Outcome())
+        clear_mark(turn, spec, slot)
         raise TurnEnded(f"step {spec.name}: its turn has ended ({turn.ended}).")
+
+
+async def _attempt(turn: Turn, spec: Spec, slot: Slot) -> tuple[Any, Exception | None]:
+    """Run the body once, and return its value or its error."""
+    if (view := scope.get()) is not None:
+        view.places.clear()  # Each attempt gets the same names.
+    try:
+        return await _run(turn, spec, slot), None
+    except asyncio.CancelledError:
+        # A thread goes on and will tell; of anything else nobody knows how far it got.
+        if spec.interrupted == "fail" and slot.work is None:
+            turn.settle(slot, Outcome(failure=unknown(spec.name, "it was cancelled while it ran")))
+        raise
+    except Exception as error:
+        return None, error
 
 
 async def _run(turn: Turn, spec: Spec, slot: Slot) -> Any:
     if spec.timeout_s is None:
-        return await _once(turn, spec, slot)
+        return await run_body(turn, spec, slot)
     limit = asyncio.timeout(spec.timeout_s)
     try:
         async with limit:
-            return await _once(turn, spec, slot)
+            return await run_body(turn, spec, slot)
     except TimeoutError:
         if limit.expired():
             raise StepTimeout(
@@ -316,95 +229,18 @@ async def _run(turn: Turn, spec: Spec, slot: Slot) -> Any:
         raise
 
 
-async def _once(turn: Turn, spec: Spec, slot: Slot) -> Any:
-    """Run the body once; a thread that an earlier attempt left behind is joined instead of a second one."""
-    if _is_async(spec.function):
-        return await spec.function()
-    work = slot.work
-    if work is None:
-        system = turn.activation.system
-        work = slot.work = system.loop.create_task(_in_thread(spec.function), name=f"understudy-thread {spec.name}")
-        work.add_done_callback(functools.partial(_thread_ended, turn, spec, slot))
-        system.keep_task(work)
-    await asyncio.wait([work])  # Unlike `await work`, this leaves it alone when it is cancelled.
-    slot.work = None
-    result = work.result()
-    return await result if inspect.isawaitable(result) else result
-
-
-def _thread_ended(turn: Turn, spec: Spec, slot: Slot, work: asyncio.Task[Any]) -> None:
-    """Journal the outcome of a thread that no attempt waits for: the next one gets its value, not a second run."""
-    if work.cancelled():
-        return  # The system closes.
-    error = work.exception()
-    system = turn.activation.system
-    if slot.running or slot.outcome is not None or system.journals.get(turn.no) is not turn.journal:
-        return
-    slot.work = None
-    if error is None:
-        try:
-            turn.settle(slot, Outcome(value=_encoded(work.result(), spec, turn)))
-        except (EncodingFailed, LimitExceeded) as unstorable:
-            turn.settle(slot, Outcome(failure=to_failure(unstorable)))
-    elif spec.interrupted == "fail":
-        # Its failure goes with the attempt that started it, unless nobody knows what it means.
-        failure = _failure_of(error, spec) if isinstance(error, Exception) else None
-        if failure is not None and failure.type == OutcomeUnknown.__name__:
-            turn.settle(slot, Outcome(failure=failure))
-        else:
-            write_row(turn, slot, Outcome())
-
-
-def _failure_of(error: Exception, spec: Spec) -> Failure:
-    # After sending, a timeout or a lost connection tells nothing; a refused one was never sent.
-    lost = isinstance(error, (TimeoutError, ConnectionError)) and not isinstance(error, ConnectionRefusedError)
-    if spec.interrupted == "fail" and lost:
-        return unknown(spec.name, f"{type(error).__name__}: {error}")
-    return to_failure(error, spec.raises)
-
-
-def unknown(name: str, why: str) -> Failure:
-    """Return the outcome of a step that must not run twice and of which nobody knows whether it happened."""
-    return Failure(
-        "own",
-        OutcomeUnknown.__name__,
-        f"nobody knows whether step {name} happened: {why}. It is declared interrupted='fail', so it is not run again.",
-        arguments=encode({"step": name}),
-    )
-
-
-def _encoded(value: Any, spec: Spec, turn: Turn) -> bytes:
-    what = f"the result of {spec.role} {spec.name}"
+def _keep(value: Any, spec: Spec, turn: Turn) -> tuple[Outcome, Verdict | None]:
+    """Return the outcome that a value is; one that cannot be stored is a failure, about which no rule decides."""
     try:
-        body = encode(value)
-    except EncodingFailed as error:
-        raise EncodingFailed(f"{what}: {error}") from error
-    limit = turn.activation.system.limits.payload_bytes
-    if len(body) > limit:
-        raise LimitExceeded(
-            f"{what} is {len(body)} bytes, more than Limits.payload_bytes={limit}; it ran and is not run again. Store "
-            "large data elsewhere and return its address.",
-            limit="payload_bytes",
-            value=len(body),
-            value_max=limit,
-        )
+        return Outcome(value=encoded(value, spec, turn)), None
+    except (EncodingFailed, LimitExceeded) as unstorable:
+        failure = to_failure(unstorable)
+        return Outcome(failure=failure), Verdict(failure, None)  # It ran: it does not run again.
+
+
+async def _judge(turn: Turn, spec: Spec, slot: Slot, ladder: Ladder, error: Exception, by: Input | None) -> Verdict:
     try:
-        if spec.decode is not None:
-            spec.decode(body)
-    except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
-        raise EncodingFailed(
-            f"{what} is a {type(value).__qualname__}, which is not of its annotated type: {error}"
-        ) from error
-    return body
-
-
-def write_row(turn: Turn, slot: Slot, outcome: Outcome) -> None:
-    """Journal a row without giving the outcome to anybody."""
-    journal = turn.ensure_journal()
-    system = turn.activation.system
-    if system.journals.get(journal.message) is not journal:
-        return  # The message has ended: its journal is gone, or kept as it is with its dead letter.
-    batch = system.committer.touch()
-    batch.journal[(journal.message, slot.key)] = JournalEntry(journal.message, slot.key, outcome, slot.after)
-    batch.work += 1
-    journal.wrote(batch.number)
+        return await ladder.judge(error, failure_of(error, spec), by)
+    except asyncio.CancelledError:
+        clear_mark(turn, spec, slot)  # While it was amended: it has failed, and is in no doubt.
+        raise

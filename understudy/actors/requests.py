@@ -1,84 +1,121 @@
-"""What amendments have changed about the requests of one run, as it is stored beside the call that failed.
+"""The requests of one run: what its model is asked next, and what amendments of failed calls do to it.
 
-Only what differs from what the class says is kept, and of the history only what does not follow from the conversation:
-a run's later calls add their messages to it.
+A request is what the agent's class says and what was said so far, but for what amendments have changed; those changes
+count for the rest of the run. Knows nothing of how a model is called.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.endpoint.model import ChatMessage, ModelRequest, ToolSpec
-from understudy.errors import InvalidArguments
+from understudy.actors import changes
+from understudy.actors.changes import Changes
+from understudy.actors.schema import schema_of
+from understudy.codec import encode
+from understudy.endpoint.amendments import asks
+from understudy.endpoint.model import ChatMessage, ModelAnswer, ModelRequest
 
-_UNCHANGED = msgspec.UNSET
-
-
-class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one run asks otherwise; `version` counts the amendments of the run.
-
-    With a `head` the messages of a request are the head, then the conversation from its message number `rest` on.
-    `appended` are the messages that the amendments of one call have added to the conversation before its answer;
-    `drops` says that the answer before it is not part of the conversation.
-    """
-
-    version: int = 0
-    model: str | None = None
-    system: str | None = None
-    tools: list[ToolSpec] | None = None
-    max_tokens: int | None = None
-    output_schema: dict[str, Any] | msgspec.UnsetType | None = _UNCHANGED
-    head: list[ChatMessage] | None = None
-    rest: int = 0
-    appended: list[ChatMessage] = []
-    drops: bool = False
-
-    def messages(self, conversation: list[ChatMessage]) -> list[ChatMessage]:
-        """Return the messages of a request."""
-        return conversation if self.head is None else [*self.head, *conversation[self.rest :]]
+if TYPE_CHECKING:
+    from understudy.actors.agent import Agent
+    from understudy.actors.conversation import Conversation
+    from understudy.actors.toolbox import Toolbox
 
 
-_decode = msgspec.msgpack.Decoder(Changes).decode
+class Requests:
+    """What one run asks its model; `changes` is what amendments have changed, for all calls to come."""
+
+    def __init__(self, agent: Agent[Any, Any], conversation: Conversation, toolbox: Toolbox, output: Any) -> None:
+        self.conversation = conversation
+        self.turn = conversation.turn
+        self.registry = self.turn.activation.system.registry
+        self.changes = Changes()
+        self._agent = agent
+        self._toolbox = toolbox
+        self._output = output
+        self._after_results: list[tuple[int, list[ChatMessage]]] = []  # by version
+
+    @property
+    def model(self) -> str:
+        """The model that is asked next."""
+        return self.changes.model or self._agent.model
+
+    async def upcoming(self) -> ModelRequest:
+        """Return what the model is asked next."""
+        agent, changed = self._agent, self.changes
+        schema = None if self._output is str else schema_of(self._output)
+        return ModelRequest(
+            model=self.model,
+            system=changed.system if changed.system is not None else await agent.prompt(),
+            messages=changed.messages(self.conversation.messages),
+            tools=changed.tools if changed.tools is not None else self._toolbox.specs(self.registry),
+            max_tokens=changed.max_tokens or agent.max_tokens,
+            output_schema=schema if changed.output_schema is msgspec.UNSET else changed.output_schema,
+        )
+
+    def offers(self, tool: str) -> bool:
+        """Whether the model may call that tool: whether the agent has it, and no amendment has taken it away."""
+        if self.changes.tools is None:
+            return tool in self._toolbox.by_name
+        return any(each.name == tool for each in self.changes.tools)
+
+    def stored_changes(self, body: bytes | None) -> Changes:
+        """Return changes that were stored; those that do not decode end the turn and suspend the actor."""
+        if body is None:
+            return Changes()
+        what = f"the amended request of {self.turn.activation.name}"
+        stored: Changes = self.turn.decode_stored(changes.read, body, what)
+        return stored
+
+    def append_after_results(self, version: int, messages: list[ChatMessage]) -> None:
+        """Let messages that an amendment of a tool call has added follow the results of its answer's calls."""
+        self._after_results.append((version, messages))
+
+    def close_results(self) -> None:
+        """Append what is to follow the results, which the conversation has now."""
+        for _, messages in sorted(self._after_results, key=lambda each: each[0]):
+            for message in messages:
+                self.conversation.append(message)
+        self._after_results = []
 
 
-def read(body: bytes | None) -> Changes:
-    """Return stored changes; raises what `msgspec` raises."""
-    return Changes() if body is None else _decode(body)
+class NextRequest:
+    """The request that follows, as the amendments of a failed tool call take and change it: an `Input` of its ladder."""
 
+    def __init__(self, requests: Requests, ask_aside: Callable[[ModelRequest], Awaitable[ModelAnswer]]) -> None:
+        self.requests = requests
+        self.appended: list[ChatMessage] = []  # what is in the conversation by amendments of this call
+        self.drops = False  # The answer before it is not part of the conversation.
+        self._ask_aside = ask_aside
+        self._given: ModelRequest | None = None
 
-def changed(
-    before: Changes, given: ModelRequest, amended: object, conversation: list[ChatMessage], appended: list[ChatMessage]
-) -> Changes:
-    """Return the changes that lead to *amended*, which an amendment has made of *given*.
+    async def given(self) -> ModelRequest:
+        """Return the next request as it is."""
+        asks.set(self._ask_aside)
+        given = self._given = await self.requests.upcoming()
+        return msgspec.structs.replace(given, messages=list(given.messages), tools=list(given.tools))
 
-    Raises:
-        InvalidArguments: It is no request.
-    """
-    if not isinstance(amended, ModelRequest):
-        raise InvalidArguments(f"expected a ModelRequest; got a {type(amended).__qualname__}")
-    if not amended.messages:
-        raise InvalidArguments("the request has no messages left")
-    count = len(given.messages)
-    head, rest = before.head, before.rest
-    if amended.messages[:count] == given.messages:
-        appended = [*appended, *amended.messages[count:]]
-    else:
-        same = 0
-        most = min(count - len(head or ()), len(amended.messages))
-        while same < most and amended.messages[-1 - same] == given.messages[-1 - same]:
-            same += 1
-        head, rest = amended.messages[: len(amended.messages) - same], len(conversation) - same
-    return Changes(
-        version=before.version + 1,
-        model=before.model if amended.model == given.model else amended.model,
-        system=before.system if amended.system == given.system else amended.system,
-        tools=before.tools if amended.tools == given.tools else amended.tools,
-        max_tokens=before.max_tokens if amended.max_tokens == given.max_tokens else amended.max_tokens,
-        output_schema=before.output_schema if amended.output_schema == given.output_schema else amended.output_schema,
-        head=head,
-        rest=rest,
-        appended=appended,
-        drops=before.drops,
-    )
+    def stored(self, changed: Any) -> bytes:
+        """Return the bytes of what was changed; raises when it cannot be used."""
+        requests = self.requests
+        assert self._given is not None
+        made = changes.changed(
+            requests.changes, self._given, changed, requests.conversation.messages, self.appended, drops=self.drops
+        )
+        if made.model is not None:
+            requests.registry.endpoint_for(made.model)
+        return encode(made)
+
+    def use(self, body: bytes) -> None:
+        """Let the calls to come be asked so; those changes that are used already are not used again."""
+        stored = self.requests.stored_changes(body)
+        if stored.version > self.requests.changes.version:
+            self.requests.changes = stored
+        self.append(stored)
+
+    def append(self, stored: Changes) -> None:
+        """Add what the amendment has appended to the conversation."""
+        if stored.appended:
+            self.requests.append_after_results(stored.version, stored.appended)

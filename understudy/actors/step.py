@@ -10,15 +10,13 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 import msgspec
 
+from understudy.actors.body import run_function
 from understudy.actors.handler import declared_errors, positive_or_none
-from understudy.actors.performing import Interrupted, Spec, perform, run_function
+from understudy.actors.performing import Interrupted, Spec, perform
 from understudy.actors.signature import Signature, check_annotations
 from understudy.actors.turn import Turn, scope
 from understudy.codec import digest, encode
-from understudy.errors import (
-    InvalidArguments,
-    InvalidDefinition,
-)
+from understudy.errors import InvalidArguments, InvalidDefinition
 from understudy.supervisor.policy import Policy
 
 P = ParamSpec("P")

@@ -14,9 +14,10 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 import msgspec
 
 from understudy.actors.actor import Actor
+from understudy.actors.body import run_function
 from understudy.actors.handler import PLAIN, tool_name
 from understudy.actors.kinds import ActorType, BoundHandler
-from understudy.actors.performing import Interrupted, Spec, perform, run_function
+from understudy.actors.performing import Interrupted, Spec, perform
 from understudy.actors.signature import Signature, Wire, check_annotations
 from understudy.actors.step import Arguments, Step
 from understudy.actors.turn import current_turn, scope

@@ -15,6 +15,7 @@ from understudy import (
     HandlerFailed,
     InvalidArguments,
     Job,
+    LimitExceeded,
     Limits,
     Policy,
     System,
@@ -317,3 +318,42 @@ async def test_run_that_killed_the_process_too_often_is_remembered(tmp_path: Pat
 
     assert said[:2] == [("user", "Buy"), ("tool", "CHARGED")]
     assert "Crash" in said[2][1]
+
+
+async def test_no_tool_call_outlives_its_run(tmp_path: Path) -> None:
+    outside = World()
+
+    class Tidy(Agent[str], kind="tidy"):
+        model = "claude-sonnet-5-5"
+
+        @handler
+        async def note(self, word: str) -> str:
+            """Note a word."""
+            try:
+                await world().stop_at("note")
+            finally:
+                for _ in range(9):
+                    await asyncio.sleep(0)
+                world().did.append("the note is closed")
+            return ""
+
+        tools = (note, slow)
+
+        @handler
+        async def report(self) -> str:
+            try:
+                return await self.run("Go")
+            except LimitExceeded:
+                world().did.append("the run has ended")
+                return "too much"
+
+    # The prompt, the answer and the first result are three steps already.
+    limits = Limits(grace_s=0.05, steps_per_turn=3)
+
+    async with (
+        FakeAnthropic(together(calls("note", word="x"), calls(slow))) as model,
+        open_at(tmp_path, outside, model, Tidy, limits=limits) as system,
+    ):
+        assert await system.actor(Tidy, "t").report() == "too much"
+
+    assert outside.did == ["the note is closed", "the run has ended"]

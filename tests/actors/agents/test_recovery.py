@@ -594,6 +594,21 @@ async def test_malformed_answer_that_is_retried_is_not_part_of_the_conversation(
     check_calls_closed(model.requests[-1])
 
 
+async def test_malformed_answer_that_restarts_the_turn_is_not_part_of_the_conversation(tmp_path: Path) -> None:
+    anew = agent(Policy(on(MalformedOutput, restart(times=1, backoff=Backoff(1.0)), dead_letter())))
+
+    async with (
+        FakeAnthropic(says("no"), DONE) as model,
+        open_at(tmp_path, World(), model, anew) as system,
+    ):
+        job = await system.actor(anew, "q").run.submit("What?")
+        assert await job == Report("t")
+        said = [each.text for each in await system.actor(anew, "q").messages()]
+
+    assert [len(request.messages) for request in model.requests] == [1, 1]
+    assert said == ["What?", '{"title":"t"}']
+
+
 # --- anything else ------------------------------------------------------------------------------------------------------
 
 
@@ -701,6 +716,30 @@ async def test_message_appended_for_a_tool_follows_the_results(tmp_path: Path) -
 
     check_calls_closed(model.requests[-1])
     assert texts(model.requests[-1])[-1] == "Mind: ToolFailed"
+
+
+async def test_cancelled_run_remembers_the_message_appended_for_a_tool(tmp_path: Path) -> None:
+    outside = World()
+    outside.fails["search"] = 1
+    nudging = agent(Policy(on(ToolFailed, amend(nudge))))
+
+    async def answer(request: FakeRequest) -> Answer:
+        if request.index == 1:
+            await outside.stop_at("second call")
+        return DONE if request.index else calls(search, "a")
+
+    async with (
+        FakeAnthropic(answer) as model,
+        open_at(tmp_path, outside, model, nudging) as system,
+    ):
+        job = await system.actor(nudging, "q").run.submit("What?")
+        await outside.wait("second call")
+        asked = texts(model.requests[-1])
+        await job.cancel()
+        said = await system.actor(nudging, "q").messages()
+
+    assert asked == ["What?", "Mind: ToolFailed"]
+    assert [each.text for each in said if each.role == "user"][:2] == asked
 
 
 @step

@@ -15,6 +15,7 @@ from understudy import (
     Actor,
     ActorSuspended,
     Backoff,
+    Child,
     HandlerFailed,
     InvalidDefinition,
     Limits,
@@ -89,6 +90,17 @@ async def charge(cents: int) -> str:
     return "charged"
 
 
+async def wait_for_a_price(arguments: dict[str, Any], _failure: Exception) -> dict[str, Any]:
+    await world().stop_at("amending")
+    return arguments
+
+
+@step(interrupted="fail", policy=Policy(on(ConnectionRefusedError, amend(wait_for_a_price))))
+async def bid(cents: int) -> str:
+    _attempt("bid", cents)
+    return "bid"
+
+
 @step
 async def plain(what: str) -> str:
     _attempt(what)
@@ -139,6 +151,15 @@ class Desk(Actor, kind="desk"):
     @handler
     async def charge(self, cents: int) -> str:
         return await charge(cents)
+
+    @handler
+    async def bid_in_time(self) -> str:
+        try:
+            async with asyncio.timeout(60):
+                return await bid(5)
+        except TimeoutError:
+            await world().stop_at("too late")
+            return "too late"
 
     @handler
     async def call_beside_a_failure(self) -> str:
@@ -326,6 +347,38 @@ async def test_crash_in_a_later_attempt_of_such_a_step_leaves_it_unknown(open_sy
             await again.job(job.id)
 
     assert outside.did == [("charge", 5)] * 2
+
+
+async def test_such_a_step_that_was_cancelled_while_its_failure_was_amended_is_not_in_doubt(
+    open_system: Open, outside: World
+) -> None:
+    outside.fails["bid"] = 1
+
+    async with dying(open_system(Desk)) as system:
+        job = await system.actor(Desk, "d").bid_in_time.submit()
+        await outside.wait("too late")
+    async with open_system(Desk) as again:
+        assert await again.job(job.id) == "bid"
+
+    assert outside.did == [("bid", 5)] * 2
+
+
+@pytest.mark.parametrize("failed_before", [0, 1])
+async def test_such_a_step_that_is_abandoned_while_it_runs_is_not_run_again(
+    open_system: Open, outside: World, failed_before: int
+) -> None:
+    outside.fails["charge"] = failed_before
+
+    async with open_system(Child(Desk, "d", shutdown_s=0)) as system:
+        job = await system.actor(Desk, "d").charge.submit(5)
+        await outside.wait("charging")
+        await system.supervisor().terminate_child("d")
+        await system.supervisor().restart_child("d")
+        outside.open("charging")
+        with pytest.raises(OutcomeUnknown):
+            await job
+
+    assert outside.did == [("charge", 5)] * (1 + failed_before)
 
 
 async def test_next_attempt_starts_when_the_failure_before_it_is_on_disk(open_system: Open, outside: World) -> None:

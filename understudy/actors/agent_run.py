@@ -1,0 +1,123 @@
+"""One run of an agent: a loop of model calls and tool calls, from a prompt to its output.
+
+The prompt, each model answer, and what the model was told of each tool call are journaled: a redelivered turn pays for
+none of them again. Whatever ends the run, the conversation holds exactly one result per tool call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from understudy.actors import conversation
+from understudy.actors.conversation import Conversation
+from understudy.actors.model_calls import ModelCalls
+from understudy.actors.outcomes import write_row
+from understudy.actors.requests import Requests
+from understudy.actors.tool_calls import ToolCalls
+from understudy.actors.toolbox import Toolbox
+from understudy.actors.turn import Turn
+from understudy.codec import encode
+from understudy.endpoint.model import ChatMessage, ModelAnswer, Text
+from understudy.errors import InvalidArguments, LimitExceeded, MalformedOutput
+from understudy.mailbox.journal import Outcome
+
+if TYPE_CHECKING:
+    from understudy.actors.agent import Agent, Content
+
+_PAUSES_MAX = 20  # answers that the service paused, per run
+
+
+class Run:
+    """One run of an agent, whose output is of type *output*; *before* is the run before it, perhaps of another turn.
+
+    Raises:
+        InvalidArguments: The run before it, of the same turn, has not ended.
+    """
+
+    def __init__(self, agent: Agent[Any, Any], output: Any, history: Iterable[ChatMessage], before: Run | None) -> None:
+        cls = type(agent)
+        turn = agent.turn
+        name = turn.activation.name
+        turn.check(f"{name}.run")
+        if before is not None and before.turn is not turn:
+            before = None
+        if before is not None and before.running:
+            raise InvalidArguments(
+                f"{name} runs already in this turn, and its conversation is one thing after another. Await one run "
+                "before the next, or ask other agents: self.actor(...).run(...)."
+            )
+        self.turn: Turn = turn
+        self.running: bool = True
+        self._no: int = before._no + 1 if before is not None else 0  # within the turn
+        self._output = output
+        self._steps_max = cls.max_steps
+        self._conversation = Conversation(turn, history)
+        toolbox = Toolbox(cls)
+        requests = Requests(agent, self._conversation, toolbox, output)
+        self._models = ModelCalls(requests, self._no, cls.call_policy)
+        self._tools = ToolCalls(agent, requests, toolbox, self._models, cls.call_policy)
+
+    async def result(self, prompt: str | list[Content]) -> Any:
+        """Answer *prompt*; whatever happens, the conversation holds a result for every tool call."""
+        try:
+            await self._begin(prompt)
+            return await self._loop()
+        finally:
+            self._conversation.close()
+            self.running = False
+
+    async def _begin(self, prompt: str | list[Content]) -> None:
+        texts = [prompt] if isinstance(prompt, str) else [each.text for each in prompt]
+        message = ChatMessage("user", [Text(text) for text in texts])
+        # Journaled with the first answer, which a later attempt keeps: it keeps the question too.
+        slot = await self.turn.claim(conversation.PROMPT, b"%d" % self._no)
+        if slot.outcome is None:
+            outcome = Outcome(value=encode(message))
+            write_row(self.turn, slot, outcome)  # No progress: a prompt that kills the process is found out.
+            slot.settle(outcome)
+        else:
+            message = self._conversation.stored(ChatMessage, slot, "prompt")
+        self._conversation.append(message)
+
+    async def _loop(self) -> Any:
+        """Loop until the model has answered in the right form."""
+        pauses = 0
+        for number in range(self._steps_max):
+            answer = await self._models.ask(number)
+            if answer.stop_reason == "tool_use" and answer.tool_calls:
+                self._conversation.append_answer(answer)
+                await self._tools.use(answer)
+            elif answer.stop_reason == "pause_turn" and pauses < _PAUSES_MAX:
+                pauses += 1
+                self._conversation.append_answer(answer)
+                self._conversation.close()
+            else:
+                try:
+                    output = self._output_of(answer)
+                except MalformedOutput as error:
+                    await self._models.mend(number + 1, answer, error)
+                else:
+                    self._conversation.append_answer(answer)
+                    return output
+        raise LimitExceeded(
+            f"{self.turn.activation.name} made {self._steps_max} model calls without an answer (max_steps).",
+            limit="max_steps",
+            value=self._steps_max + 1,
+            value_max=self._steps_max,
+        )
+
+    def _output_of(self, answer: ModelAnswer) -> Any:
+        if answer.stop_reason == "tool_use":
+            raise MalformedOutput("the answer announced tool calls but holds none")
+        if answer.stop_reason not in ("end_turn", "stop_sequence"):
+            raise MalformedOutput(f"the answer stopped early ({answer.stop_reason})")
+        if self._output is str:
+            return answer.text
+        try:
+            return self.turn.activation.system.registry.codec.from_json(answer.text, self._output)
+        except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
+            wanted = getattr(self._output, "__name__", self._output)
+            raise MalformedOutput(f"the answer is not a {wanted}: {error}") from error

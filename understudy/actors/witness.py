@@ -1,0 +1,67 @@
+"""What the trace is told about the attempts of a step: that one began, how it ended, and what was decided about it.
+
+Knows nothing of how a step runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from understudy.actors.ladder import Verdict
+from understudy.actors.turn import Turn
+from understudy.events import StepFinished, StepStarted
+
+
+class Witness:
+    """Tells the trace about the attempts of one step."""
+
+    __slots__ = ("name", "role", "span", "turn")
+
+    def __init__(self, turn: Turn, name: str, role: str, span: str) -> None:
+        self.turn = turn
+        self.name = name
+        self.role = role
+        self.span = span
+
+    def began(self, attempt: int) -> None:
+        """Tell that an attempt starts."""
+        self.turn.emit(
+            StepStarted, span=self.span, parent=self.turn.span, step=self.name, role=self.role, attempt=attempt
+        )
+
+    def ended(self, attempt: int, duration_s: float, verdict: Verdict | None, _value: Any, _error: Any) -> None:
+        """Tell how an attempt ended; *verdict* is None when it succeeded."""
+        failure = verdict.failure if verdict is not None else None
+        self.turn.emit(
+            StepFinished,
+            span=self.span,
+            parent=self.turn.span,
+            step=self.name,
+            role=self.role,
+            duration_s=duration_s,
+            error=failure.type if failure else None,
+            message=failure.message if failure else None,
+            attempt=attempt,
+            decision=verdict.verb if verdict else "",
+            delay_s=verdict.delay_s if verdict else 0.0,
+            reason=verdict.reason if verdict else "",
+        )
+
+
+class SilentWitness(Witness):
+    """Of a step that is all that its turn does: the turn tells, but for attempts that another one follows."""
+
+    __slots__ = ("speaks",)
+
+    speaks: bool
+
+    def began(self, attempt: int) -> None:
+        """Tell that an attempt starts, unless it is the first."""
+        self.speaks = attempt > 1
+        if self.speaks:
+            super().began(attempt)
+
+    def ended(self, attempt: int, duration_s: float, verdict: Verdict | None, value: Any, error: Any) -> None:
+        """Tell how an attempt ended that the turn says nothing of."""
+        if self.speaks or (verdict is not None and verdict.again):
+            super().ended(attempt, duration_s, verdict, value, error)

@@ -458,7 +458,8 @@ class Activation:
     def forget(self) -> None:
         """Become a new actor: every row of this one was deleted."""
         self.no = 0
-        self.status, self.reason = "active", ""
+        if self.status in standing.HELD:  # It has stored that; what the tree makes of it stays.
+            self.status, self.reason = self.find_standing()
         self.object = self.state.snapshot = self.state.fold = self.keys = None
         self.state.recent = [] if self.type.has_events else None
         self.state.log = [] if self.type.has_log else None

@@ -128,6 +128,11 @@ async def erase(system: System, activation: Activation) -> None:
             raise InvalidArguments(
                 f"{activation.name} has {activation.depth} waiting messages; nothing was erased. Cancel them first."
             )
+        if activation.member is not None and activation.status in standing.HELD:
+            raise InvalidArguments(
+                f"{activation.name} is a static child and {activation.status}; nothing was erased. Resume it, or take it "
+                "out of the tree, first."
+            )
         if not no:
             return
         try:

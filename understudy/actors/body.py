@@ -75,13 +75,13 @@ def _thread_ended(turn: Turn, spec: Spec, slot: Slot, work: asyncio.Task[Any]) -
     slot.work = None
     if error is None:
         try:
-            turn.settle(slot, Outcome(value=encoded(work.result(), spec, turn)))
+            turn.settle_late(slot, Outcome(value=encoded(work.result(), spec, turn)))
         except (EncodingFailed, LimitExceeded) as unstorable:
-            turn.settle(slot, Outcome(failure=to_failure(unstorable)))
+            turn.settle_late(slot, Outcome(failure=to_failure(unstorable)))
     elif spec.interrupted == "fail":
         # Its failure goes with the attempt that started it, unless nobody knows what it means.
         failure = failure_of(error, spec) if isinstance(error, Exception) else None
         if failure is not None and failure.type == OutcomeUnknown.__name__:
-            turn.settle(slot, Outcome(failure=failure))
+            turn.settle_late(slot, Outcome(failure=failure))
         else:
             write_row(turn, slot, Outcome())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from understudy.actors import standing, stopping, views
@@ -78,6 +78,8 @@ class StaticActor:
             return None  # It is there, and held until somebody resumes it.
         if activation.status == "stopped":
             raise StoppedForGood(activation.reason)
+        if activation.running:
+            return self._take_over(activation)
         try:
             made = activation.new_object(activation.state.current())
         except StateUndecodable as error:
@@ -87,6 +89,14 @@ class StaticActor:
             return self._prepare(activation, made)
         self._live(activation, made)
         return None
+
+    async def _take_over(self, activation: Activation) -> None:
+        """End what an actor does that was one on demand until now: an object is never replaced while a turn runs."""
+        standing.go_down(activation)
+        await stopping.stop_actors(self._system, [activation], self._spec.shutdown_s, "it becomes a static child")
+        pending = self._start(activation)
+        if pending is not None:
+            await pending
 
     async def _prepare(self, activation: Activation, made: Any) -> None:
         abandoned = self._abandoned
@@ -141,11 +151,11 @@ class StaticActor:
             # One that ended by itself has told the trace so.
             if was != activation.status and not (was == "down" and why == reason):
                 self._system.recorder.emit_actor(ActorStopped, activation, reason=reason)
-        if not self.supervisor.has(self):
-            self._let_go(activation)
 
-    def _let_go(self, activation: Activation | None) -> None:
+    def forget(self, reason: str) -> None:
         """Be no child any more: the actor may leave memory, and is one on demand if its class is a template too."""
+        self.retire(reason)
+        activation = self.activation or self._type.live.get(self.child_id)
         if self._type.statics.get(self.child_id) is self:
             del self._type.statics[self.child_id]
         self._system.supervision.expect_no_more(self._type, self.child_id)
@@ -157,10 +167,18 @@ class StaticActor:
             activation.status, activation.reason = "active", ""
             activation.pump()
 
-    def revive(self) -> None:
-        """Forget that it was stopped for good."""
-        if self.activation is not None:
-            standing.revive(self.activation)
+    def is_held(self) -> bool:
+        """Whether its actor is suspended, or stopped for good."""
+        return self.activation is not None and self.activation.status in standing.HELD
+
+    def revive(self) -> Callable[[str], None]:
+        """Let it be started although it was held or stopped; return what undoes that."""
+        activation = self.activation
+        if activation is None or activation.status not in standing.HELD:
+            return self.retire
+        before = activation.status, activation.reason
+        standing.revive(activation)
+        return lambda _: standing.hold_again(activation, *before)
 
     def restarted(self, reason: str) -> None:
         """Tell the trace and who watches."""
@@ -251,8 +269,17 @@ class Group:
         for activation in self._live():
             standing.retire(activation, reason)
 
-    def revive(self) -> None:
-        """Nothing: what was stopped for good is one of its actors, not the class."""
+    def forget(self, reason: str) -> None:
+        """Refuse the mail of all its actors: the class is no child any more."""
+        self.retire(reason)
+
+    def is_held(self) -> bool:
+        """Never: what is held is one of its actors, not the class."""
+        return False
+
+    def revive(self) -> Callable[[str], None]:
+        """Return what retires it again."""
+        return self.retire
 
     def restarted(self, reason: str) -> None:
         """Tell the trace of each actor that is in memory."""

@@ -95,7 +95,7 @@ async def run(activation: Activation, envelope: Envelope) -> None:
     except Exception as error:
         ours = error
     finally:
-        if turn is not None and turn.is_fenced():
+        if turn is not None and turn.epoch != activation.epoch:  # Fenced: it was abandoned.
             system.forget_leaked(turn)
         else:
             system.turns.pop(envelope.no, None)

@@ -6,6 +6,7 @@ the tree is built anew.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from understudy.events import (
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from understudy.errors import ActorStopped, ActorSuspended
 
 
+HELD = frozenset({"suspended", "stopped"})  # until a person lets it go on
+
+
 def suspend(activation: Activation, reason: str) -> None:
     """Hold the actor: its mail is kept, callers get `ActorSuspended`."""
     if activation.status == "suspended":
@@ -26,6 +30,7 @@ def suspend(activation: Activation, reason: str) -> None:
         return
     system = activation.system
     activation.status, activation.reason = "suspended", reason
+    _end_other_turns(activation, "suspended")
     activation.drop_object()
     if activation.no == 0:
         activation.create()
@@ -54,6 +59,15 @@ def _tell_waiting(activation: Activation, error: ActorSuspended | ActorStopped) 
     system.jobs.actor_suspended(activation, error)
 
 
+def _end_other_turns(activation: Activation, reason: str) -> None:
+    """End what an actor with several slots does beside the turn that brought this about."""
+    if activation.type.slots > 1:
+        mine = asyncio.current_task()
+        for turn in activation.turns():
+            if turn.task is not mine:
+                turn.stop(reason)
+
+
 def _store_status(activation: Activation) -> None:
     batch = activation.system.committer.touch()
     batch.statuses[activation.no] = (activation.status, activation.reason)
@@ -66,6 +80,7 @@ def stop_for_good(activation: Activation, reason: str) -> None:
     if activation.status == "stopped":
         return
     activation.status, activation.reason = "stopped", reason
+    _end_other_turns(activation, "stopped")
     activation.drop_object()
     if activation.no == 0:
         activation.create()
@@ -77,13 +92,19 @@ def stop_for_good(activation: Activation, reason: str) -> None:
 
 def revive(activation: Activation) -> None:
     """Forget that it was held or stopped; who calls this starts it, or pumps."""
-    if activation.status in ("suspended", "stopped"):
+    if activation.status in HELD:
         activation.status, activation.reason = "active", ""
         _store_status(activation)
         activation.system.recorder.emit_actor(ActorResumed, activation)
         activation.system.watching.notice(activation, "resumed", "")
     activation.system.failing.pop(activation.no, None)
     activation.status, activation.reason = activation.find_standing()  # Its supervisor may be down.
+
+
+def hold_again(activation: Activation, status: str, reason: str) -> None:
+    """Be held or stopped as before: what was to let it go on has failed."""
+    activation.status, activation.reason = status, reason
+    _store_status(activation)
 
 
 def go_down(activation: Activation) -> None:

@@ -184,6 +184,11 @@ class Supervision:
         """Note the supervisor under its name."""
         self._running[supervisor.name] = supervisor
 
+    def leave(self, supervisor: RunningSupervisor) -> None:
+        """Forget the supervisor, unless another one has its name by now."""
+        if self._running.get(supervisor.name) is supervisor:
+            del self._running[supervisor.name]
+
     def note(self, event: Callable[..., TraceEvent], supervisor: str, **facts: Any) -> None:
         """Put an event about a supervisor into the trace."""
         where = f"supervisor {supervisor}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from understudy.actors import standing, stopping
@@ -10,7 +11,8 @@ from understudy.actors.actor import Actor
 from understudy.actors.ref import Ref
 from understudy.actors.target import ActorTarget
 from understudy.actors.tool import Tool
-from understudy.errors import NotFound, Running
+from understudy.actors.turn import scope
+from understudy.errors import InvalidArguments, NotFound, Running
 from understudy.supervisor.orders import ChildCounts, ChildInfo
 from understudy.supervisor.specs import Child, Supervisor
 from understudy.supervisor.tree import RunningSupervisor
@@ -60,13 +62,21 @@ class SupervisorRef:
             await self._given(self._running().orders.terminate_child(child))
             return
         activation = await self._instance(child)
+        turn = scope.get()
+        if turn is not None and turn.activation is activation:
+            raise InvalidArguments(
+                f"{activation.name} cannot terminate itself from its own turn; use self.stop(reason)."
+            )
+        await self._given(self._running().orders.carry_out(partial(self._terminate_instance, activation)))
+        await self._system.committer.wait_durable()
+
+    async def _terminate_instance(self, activation: Activation) -> None:
         if activation.status != "stopped":
             standing.go_down(activation)
             await stopping.stop_actors(
                 self._system, [activation], self._system.limits.grace_s, "stopped by terminate_child"
             )
             standing.stop_for_good(activation, "terminate_child")
-        await self._system.committer.wait_durable()
 
     async def restart_child(self, child: str | Actor[Any, Any], /) -> None:
         """Start a child that was stopped, or an actor on demand; no restart is counted.

@@ -148,6 +148,7 @@ class System:
         self.jobs.reset()
         self.watching = Watching(self)
         self.failing: dict[int, RestartWindow] = {}  # actors on demand whose last messages ended badly
+        self._unopened: BaseException | None = None  # why it could not be started
         self.collapsed: SystemFailed | None = None  # the root supervisor gave up
         self.leaked: set[asyncio.Task[Any]] = set()  # turns that were abandoned
         self.supervision = Supervision(self, self._root)
@@ -202,8 +203,11 @@ class System:
             await self.control.start()
             self.spawn(self.recovery.run(), "recover")
             self.spawn(self.upkeep.run(), "sweep")
-        except BaseException:  # Also a cancellation: the file must not stay owned.
+        except BaseException as error:  # Also a cancellation: the file must not stay owned.
             await settle_task(closing.close(self))
+            self._unopened = error
+            self._failed.set()
+            self._raise_failure()
             raise
         return self
 
@@ -219,16 +223,21 @@ class System:
             except asyncio.CancelledError as error_:
                 cancelled = error_
         ending.result()
-        failure = self.failure or self.collapsed
-        if failure is not None:
-            host = self._host
-            if host is not None and host.cancelling():
-                host.uncancel()
-            if self.failure is None and self.collapsed is not None:
-                raise self.collapsed
-            raise SystemFailed(f"the system stopped itself: {failure}") from failure
+        self._raise_failure()
         if cancelled is not None:
             raise cancelled
+
+    def _raise_failure(self) -> None:
+        """Raise why the system stopped itself, if it did, instead of the cancellation by which it ended its host."""
+        if self.failure is None and self.collapsed is None:
+            return
+        host = self._host
+        if host is not None and host.cancelling():
+            host.uncancel()
+        if self.failure is not None:
+            raise SystemFailed(f"the system stopped itself: {self.failure}") from self.failure
+        assert self.collapsed is not None
+        raise self.collapsed
 
     def _store_failed(self, error: BaseException) -> None:
         """A commit failed: end every turn, refuse everybody, and cancel the body of `async with`."""
@@ -257,9 +266,9 @@ class System:
             self._host.cancel()
 
     async def failed(self) -> BaseException:
-        """Wait until the system stops itself, and return why."""
+        """Wait until the system stops itself, or could not be started, and return why."""
         await self._failed.wait()
-        failure = self.failure or self.collapsed
+        failure = self.failure or self.collapsed or self._unopened
         assert failure is not None
         return failure
 

@@ -330,6 +330,15 @@ class Turn:
         self.write(slot, outcome)
         slot.settle(outcome)
 
+    def settle_late(self, slot: Slot, outcome: Outcome) -> None:
+        """Journal the outcome of a thread that this turn left behind, also when it was abandoned itself.
+
+        What a thread has done is done: the next attempt gets its outcome instead of a second run.
+        """
+        if self.ensure_journal().slots.get(slot.key) is slot:
+            self.write(slot, outcome)
+            slot.settle(outcome)
+
     def write(self, slot: Slot, outcome: Outcome) -> None:
         """Journal a row: the turn gets on."""
         journal = self.ensure_journal()

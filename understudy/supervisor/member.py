@@ -45,11 +45,19 @@ class Member(Protocol):
         ...
 
     def retire(self, reason: str) -> None:
-        """Note that it has been stopped and does not come back by itself, or that it is no child any more."""
+        """Note that it has been stopped and does not come back by itself."""
         ...
 
-    def revive(self) -> None:
-        """Forget that it was stopped for good."""
+    def forget(self, reason: str) -> None:
+        """Note that it is no child any more."""
+        ...
+
+    def is_held(self) -> bool:
+        """Whether it is suspended, or stopped for good."""
+        ...
+
+    def revive(self) -> Callable[[str], None]:
+        """Let it be started although it was held or stopped; return what undoes that, when it cannot be started."""
         ...
 
     def restarted(self, reason: str) -> None:
@@ -88,6 +96,10 @@ class Stage(Protocol):
         """Note the supervisor under its name."""
         ...
 
+    def leave(self, supervisor: RunningSupervisor) -> None:
+        """Forget the supervisor: it is in the tree no more."""
+        ...
+
     def note(self, event: Callable[..., TraceEvent], supervisor: str, **facts: Any) -> None:
         """Put an event about a supervisor into the trace."""
         ...
@@ -104,13 +116,14 @@ class StoppedForGood(Ignore):
 class Slot:
     """A child's place under its supervisor, in start order."""
 
-    __slots__ = ("id", "member", "restart", "shutdown_s", "significant", "spec", "state")
+    __slots__ = ("id", "member", "restart", "retrying", "shutdown_s", "significant", "spec", "state")
 
     def __init__(self, spec: Spec, member: Member) -> None:
         self.spec = spec
         self.id = child_id(spec)
         self.member = member
         self.state: SlotState = "stopped"
+        self.retrying = False  # another attempt to start it waits in the mailbox
         self.restart: RestartType = "permanent"
         self.shutdown_s = math.inf  # a template bounds its own
         self.significant = False

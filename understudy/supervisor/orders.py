@@ -50,34 +50,36 @@ class Orders:
 
     async def start_child(self, spec: Spec) -> ChildInfo:
         """Add a child and start it."""
-        return await self._order(partial(self._start_new, spec))
+        return await self.carry_out(partial(self._start_new, spec))
 
     async def terminate_child(self, id: str) -> None:
         """Stop a child and keep its spec."""
-        await self._order(partial(self._terminate, id))
+        await self.carry_out(partial(self._terminate, id))
 
     async def restart_child(self, id: str) -> None:
         """Start a child that was stopped."""
-        await self._order(partial(self._restart_stopped, id))
+        await self.carry_out(partial(self._restart_stopped, id))
 
     async def resume_child(self, id: str) -> None:
         """Start a child again that was held or stopped by its policy; no restart is counted."""
         # Also while the supervisor is being started: it may have passed this child already.
-        await self._order(partial(self._resume, id), waits_for_start=True)
+        await self.carry_out(partial(self._resume, id), waits_for_start=True)
 
     async def delete_child(self, id: str) -> None:
         """Forget a child that was stopped."""
-        await self._order(partial(self._delete, id))
+        await self.carry_out(partial(self._delete, id))
 
     async def which_children(self) -> list[ChildInfo]:
         """Return the children in start order."""
-        return await self._order(self._which)
+        return await self.carry_out(self._which)
 
     async def count_children(self) -> ChildCounts:
         """Return how many there are."""
-        return await self._order(self._count)
+        return await self.carry_out(self._count)
 
-    async def _order(self, work: Callable[[], Awaitable[T]], *, waits_for_start: bool = False) -> T:
+    async def carry_out(self, work: Callable[[], Awaitable[T]], *, waits_for_start: bool = False) -> T:
+        """Do *work* in the supervisor's turn; raises `NotFound` when it is not running then."""
+
         async def checked() -> T:
             self._check_running()
             return await work()
@@ -117,7 +119,7 @@ class Orders:
             await self._supervisor.start_slot(slot)
         except Exception as error:
             del self._supervisor.slots[slot.id]
-            slot.member.retire("it could not be started")
+            slot.member.forget("it could not be started")
             raise self._supervisor.start_failed(slot, error) from error
         return _info(slot)
 
@@ -136,30 +138,34 @@ class Orders:
     async def _restart_stopped(self, id: str) -> None:
         slot = self._slot(id)
         self._refuse_alive(slot, "restart_child starts one that was stopped")
-        slot.member.revive()
-        try:
-            await self._supervisor.start_slot(slot)
-        except Exception as error:
-            slot.member.retire("it could not be started")
-            raise self._supervisor.start_failed(slot, error) from error
+        await self._start_again(slot)
         if slot.state == "running":
             slot.member.restarted("restart_child")
 
     async def _resume(self, id: str) -> None:
         slot = self._slot(id)
-        slot.member.revive()
+        if not slot.member.is_held():
+            return  # Somebody else was quicker.
+        if slot.state == "running":
+            pending = slot.member.stop(slot.shutdown_s)  # Other turns of it may still run.
+            if pending is not None:
+                await pending
         slot.state = "stopped"
+        await self._start_again(slot)
+
+    async def _start_again(self, slot: Slot) -> None:
+        hold_again = slot.member.revive()
         try:
             await self._supervisor.start_slot(slot)
         except Exception as error:
-            slot.member.retire("it could not be started")
+            hold_again("it could not be started")
             raise self._supervisor.start_failed(slot, error) from error
 
     async def _delete(self, id: str) -> None:
         slot = self._slot(id)
         self._refuse_alive(slot, "terminate_child it first")
         del self._supervisor.slots[id]
-        slot.member.retire("delete_child")
+        slot.member.forget("delete_child")
 
     async def _which(self) -> list[ChildInfo]:
         return [_info(slot) for slot in self._supervisor.slots.values()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ class RunningSupervisor:
         self._starting: _Starting | None = None
         self._left_behind: set[asyncio.Task[None]] = set()  # starts that did not end when they were given up
         self._interrupted = False
+        self._was_started = False
         stage.enter(self)
 
     # --- its own start and stop ------------------------------------------------------------------------------------
@@ -103,20 +104,43 @@ class RunningSupervisor:
 
     def retire(self, reason: str) -> None:
         """Let nothing below come back by itself."""
+        for member in self._below():
+            member.retire(reason)
+
+    def forget(self, reason: str) -> None:
+        """Let nothing below be a child any more."""
+        for member in self._below():
+            member.forget(reason)
         todo: list[RunningSupervisor] = [self]
         while todo:
             supervisor = todo.pop()
-            if not supervisor.slots:
+            self.stage.leave(supervisor)
+            todo.extend(slot.member for slot in supervisor.slots.values() if isinstance(slot.member, RunningSupervisor))
+
+    def _below(self) -> list[Member]:
+        """Return the actors and templates below, on every level."""
+        found: list[Member] = []
+        todo: list[RunningSupervisor] = [self]
+        while todo:
+            supervisor = todo.pop()
+            if not supervisor._was_started:
                 # It was made and never got so far; what ran under it before, in an earlier life of the tree, is down.
                 supervisor.slots = supervisor._new_slots()
+                supervisor._was_started = True
             for slot in supervisor.slots.values():
                 if isinstance(slot.member, RunningSupervisor):
                     todo.append(slot.member)
                 else:
-                    slot.member.retire(reason)
+                    found.append(slot.member)
+        return found
 
-    def revive(self) -> None:
-        """Nothing: a supervisor is never stopped for good by its own policy."""
+    def is_held(self) -> bool:
+        """Never: a supervisor has no policy of its own that stops it."""
+        return False
+
+    def revive(self) -> Callable[[str], None]:
+        """Return what retires it again."""
+        return self.retire
 
     def has(self, member: Member) -> bool:
         """Whether *member* is one of its children."""
@@ -161,6 +185,7 @@ class RunningSupervisor:
         self._retire_added()
         self._window = RestartWindow(self.spec.max_restarts, self.spec.within_s)
         self._interrupted = False
+        self._was_started = True
         self.slots = self._new_slots()
         await self.stage.prepare([slot.member for slot in self.slots.values()])
         for number, slot in enumerate(list(self.slots.values())):
@@ -180,7 +205,7 @@ class RunningSupervisor:
             for slot in list(supervisor.slots.values()):
                 if slot.id not in static:
                     del supervisor.slots[slot.id]
-                    slot.member.retire("its supervisor was started again, with its static children only")
+                    slot.member.forget("its supervisor was started again, with its static children only")
                 elif isinstance(slot.member, RunningSupervisor):
                     todo.append(slot.member)
 
@@ -205,9 +230,7 @@ class RunningSupervisor:
         except StoppedForGood:
             return
         except Ignore:
-            if slot.restart == "temporary":
-                del self.slots[slot.id]
-            slot.member.retire("its on_start raised Ignore")
+            self._end_slot(slot, "its on_start raised Ignore")
             return
         slot.state = "running"
 
@@ -271,8 +294,7 @@ class RunningSupervisor:
                     await pending
             slot.state = "stopped"
             if slot.restart == "temporary":
-                del self.slots[slot.id]
-                slot.member.retire("it is temporary, and was stopped by its supervisor")
+                self._end_slot(slot, "it is temporary, and was stopped by its supervisor")
             await _pause(number)
 
     async def _stop(self, reason: str) -> None:
@@ -303,11 +325,17 @@ class RunningSupervisor:
         if slot.restart == "permanent" or (slot.restart == "transient" and not is_normal(reason)):
             await self._restart(slot, reason, cause)
             return
-        if slot.restart == "temporary":
-            del self.slots[slot.id]
-        slot.member.retire(reason)
+        self._end_slot(slot, reason)
         if slot.significant and self._shuts_down():
             await self._end("shutdown", None)
+
+    def _end_slot(self, slot: Slot, reason: str) -> None:
+        """Note that a child does not come back; the spec of a temporary one is forgotten."""
+        if slot.restart == "temporary":
+            del self.slots[slot.id]
+            slot.member.forget(reason)
+        else:
+            slot.member.retire(reason)
 
     async def _stopped(self, member: Member, incarnation: int) -> None:
         slot = self._slot_of(member, incarnation)
@@ -364,7 +392,9 @@ class RunningSupervisor:
             except Exception as error:
                 self._note_start_failed(each, error)
                 each.state = "restarting"
-                self.inbox.post_own(partial(self._try_again, each, error))
+                if not each.retrying:  # Else a strategy has restarted it meanwhile: one attempt waits already.
+                    each.retrying = True
+                    self.inbox.post_own(partial(self._try_again, each, error))
                 return
             if each.state == "running":
                 each.member.restarted(reason if each is slot else f"{self.spec.strategy}: {slot.id} {reason}")
@@ -377,6 +407,7 @@ class RunningSupervisor:
         return slots if self.spec.strategy == "one_for_all" else slots[slots.index(slot) :]
 
     async def _try_again(self, slot: Slot, error: Exception) -> None:
+        slot.retrying = False
         await asyncio.sleep(0)  # A start that fails at once must not keep everybody else waiting.
         if self.slots.get(slot.id) is slot and slot.state == "restarting":
             slot.state = "stopped"

@@ -143,6 +143,7 @@ def test_decision_tells_its_reason() -> None:
         (lambda: on(BaseException, answer()), "exception classes"),  # type: ignore[arg-type]
         (lambda: retry(times=0), r"retry\(times=0\): expected a whole number, 1 or more"),
         (lambda: restart(times=-1), r"restart\(times=-1\)"),
+        (lambda: retry(times=1, backoff=0.5), r"retry\(backoff=0.5\): expected Backoff"),  # type: ignore[arg-type]
         (lambda: retry(times=1.5), r"retry\(times=1.5\)"),  # type: ignore[arg-type]
         (lambda: amend("shorter"), r"amend\('shorter'\): expected a function of \(input, failure\)"),  # type: ignore[arg-type]
         (lambda: on(OSError, answer(), retry(times=1)), r"on\(OSError\): nothing after answer\(\) is ever reached"),

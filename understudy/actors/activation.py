@@ -166,7 +166,7 @@ class Activation:
         if not reserved:
             self.check_room()
             if self.status == "suspended" and (waiter is not None or slot is not None):
-                raise self.suspended()
+                raise self.suspended("This message was refused and not stored; ")
         if self.no == 0:
             self.create()
         no = system.next_message()
@@ -502,10 +502,10 @@ class Activation:
             f"{self.name} has stopped ({self.reason}): nothing was stored, and messages that wait are kept."
         )
 
-    def suspended(self) -> ActorSuspended:
+    def suspended(self, what: str = "Its mail is kept; ") -> ActorSuspended:
         """Return what callers get while the actor is held."""
         return ActorSuspended(
-            f"{self.name} is suspended: {self.reason} Its mail is kept; mend the cause, then system.resume(ref).",
+            f"{self.name} is suspended: {self.reason} {what}mend the cause, then system.resume(ref).",
             reason=self.reason,
         )
 

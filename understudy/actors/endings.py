@@ -63,6 +63,8 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
     if turn.is_fenced():
         return False
     stopped = stopped or turn.stopped
+    if stopped is None and isinstance(error, asyncio.CancelledError) and not system.accepting:
+        stopped = "shutdown"  # The loop is being torn down and cancels every task: this is no failure of the handler.
     drop_sends(turn)
     if system.failure is not None:
         return False

@@ -6,7 +6,6 @@ the tree is built anew.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from understudy.events import (
@@ -30,7 +29,6 @@ def suspend(activation: Activation, reason: str) -> None:
         return
     system = activation.system
     activation.status, activation.reason = "suspended", reason
-    _end_other_turns(activation, "suspended")
     activation.drop_object()
     if activation.no == 0:
         activation.create()
@@ -59,15 +57,6 @@ def _tell_waiting(activation: Activation, error: ActorSuspended | ActorStopped) 
     system.jobs.actor_suspended(activation, error)
 
 
-def _end_other_turns(activation: Activation, reason: str) -> None:
-    """End what an actor with several slots does beside the turn that brought this about."""
-    if activation.type.slots > 1:
-        mine = asyncio.current_task()
-        for turn in activation.turns():
-            if turn.task is not mine:
-                turn.stop(reason)
-
-
 def _store_status(activation: Activation) -> None:
     batch = activation.system.committer.touch()
     batch.statuses[activation.no] = (activation.status, activation.reason)
@@ -80,7 +69,6 @@ def stop_for_good(activation: Activation, reason: str) -> None:
     if activation.status == "stopped":
         return
     activation.status, activation.reason = "stopped", reason
-    _end_other_turns(activation, "stopped")
     activation.drop_object()
     if activation.no == 0:
         activation.create()

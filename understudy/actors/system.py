@@ -49,6 +49,7 @@ from understudy.errors import (
     NotFound,
     SystemClosed,
     SystemFailed,
+    UnderstudyError,
     WrongLoop,
 )
 from understudy.events import (
@@ -256,8 +257,7 @@ class System:
         """Stop the system in good order: its root supervisor gave up and has stopped everything. Cancel the body."""
         if self.failure is not None or self.collapsed is not None:
             return
-        why = str(cause) or type(cause).__name__
-        self.collapsed = SystemFailed(f"the system stopped itself: {why}")
+        self.collapsed = SystemFailed(f"the system stopped itself: {_with_causes(cause)}")
         self.collapsed.__cause__ = cause
         self._failed.set()
         self.usable = self.accepting = False
@@ -592,3 +592,12 @@ def _store_at(path: str | PathLike[str], durability: Literal["full", "process"],
     from understudy.mailbox.sqlite import SQLiteStore
 
     return SQLiteStore(path, durability=durability, lock_wait_s=lock_wait_s)
+
+
+def _with_causes(error: BaseException | None) -> str:
+    """Return the texts of an error and of what caused it, down to the root cause."""
+    texts: list[str] = []
+    while error is not None and len(texts) < 10:
+        texts.append(str(error) if isinstance(error, UnderstudyError) else f"{type(error).__name__}: {error}")
+        error = error.__cause__
+    return "; because: ".join(texts)

@@ -213,6 +213,13 @@ class Committer:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
+        try:
+            await self._commit_all()
+        except asyncio.CancelledError as error:
+            # Nobody here does that; but a loop that is torn down cancels every task, and who waits must not hang.
+            self._fail(error, self.open)
+
+    async def _commit_all(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             if not self.open.work:

@@ -76,7 +76,7 @@ class Past(msgspec.Struct, frozen=True, array_like=True):
 
 def retry(*, times: int, backoff: Backoff | None = None) -> Reaction:
     """Try the same again, at most *times* times; the actor keeps its object."""
-    return Reaction("retry", _at_least_one("retry", times), backoff or _DEFAULT_BACKOFF)
+    return Reaction("retry", _at_least_one("retry", times), _backoff("retry", backoff) or _DEFAULT_BACKOFF)
 
 
 def amend(how: Amendment, *, times: int = 1, backoff: Backoff | None = None) -> Reaction:
@@ -87,12 +87,12 @@ def amend(how: Amendment, *, times: int = 1, backoff: Backoff | None = None) -> 
     """
     if not callable(how):
         raise InvalidDefinition(f"amend({how!r}): expected a function of (input, failure).")
-    return Reaction("amend", _at_least_one("amend", times), backoff or _AT_ONCE, how)
+    return Reaction("amend", _at_least_one("amend", times), _backoff("amend", backoff) or _AT_ONCE, how)
 
 
 def restart(*, times: int = 3, backoff: Backoff | None = None) -> Reaction:
     """Give the actor a new object from its last state and deliver again, at most *times* times."""
-    return Reaction("restart", _at_least_one("restart", times), backoff or _DEFAULT_BACKOFF)
+    return Reaction("restart", _at_least_one("restart", times), _backoff("restart", backoff) or _DEFAULT_BACKOFF)
 
 
 def answer() -> Reaction:
@@ -155,6 +155,12 @@ def is_exception_class(value: object) -> bool:
 
 def _is_reaction(value: object) -> bool:
     return isinstance(value, Reaction)
+
+
+def _backoff(name: str, backoff: object) -> Backoff | None:
+    if backoff is not None and not isinstance(backoff, Backoff):
+        raise InvalidDefinition(f"{name}(backoff={backoff!r}): expected Backoff(seconds, max_s=...).")
+    return backoff
 
 
 def _at_least_one(name: str, times: object) -> int:

@@ -88,7 +88,7 @@ class Activation:
         self.reason = ""
         self.member: StaticActor | None = None  # it is a static child
         self.epoch = 0  # grows when its turns are abandoned
-        self.turn: Turn | None = None  # the newest one that was started
+        self.turn: Turn | None = None  # the one that runs, of actors with one slot
         self.ready = False  # loaded
         self.door = Door(self)
         self.state = StateKeeper(self)

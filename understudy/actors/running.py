@@ -101,6 +101,7 @@ async def run(activation: Activation, envelope: Envelope) -> None:
             system.turns.pop(envelope.no, None)
             system.end_turn(turn, ours)
             activation.running -= 1
+            activation.turn = None  # An idle actor keeps nothing of its last turn: 1.7 kB each.
             activation.used_at = system.loop.time()
             system.turn_ended(envelope)
             if turn is not None and turn.exits is not None and turn.ended == "finished":

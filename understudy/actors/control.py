@@ -271,7 +271,7 @@ def _listen(path: str) -> socket.socket:
         with address(path) as name:
             _bind(listener, name)
         listener.listen(CLIENTS_MAX)
-    except BaseException:
+    except BaseException:  # Whatever it was: the descriptor must not stay open.
         listener.close()
         raise
     return listener

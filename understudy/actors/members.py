@@ -78,7 +78,7 @@ class StaticActor:
             return None  # It is there, and held until somebody resumes it.
         if activation.status == "stopped":
             raise StoppedForGood(activation.reason)
-        if activation.running:
+        if activation.status == "active" and stopping.has_to_end(activation):
             return self._take_over(activation)
         try:
             made = activation.new_object(activation.state.current())

@@ -65,7 +65,9 @@ async def run(activation: Activation, envelope: Envelope) -> None:
                 handler = activation.type.handlers.get(envelope.handler)
                 if handler is None:
                     raise StateUndecodable(f"{activation.type.kind} has no handler '{envelope.handler}' any more.")
-                if envelope.head.traced or envelope.crashes or system.trace_all or activation.type.role != "actor":
+                # What failed before is in the trace, so its good end is too.
+                begun = envelope.crashes or envelope.attempts
+                if begun or envelope.head.traced or system.trace_all or activation.type.role != "actor":
                     turn.trace()
                 if envelope.head.deadline_at is not None and system.wall() >= envelope.head.deadline_at:
                     turn.stop("deadline")
@@ -88,9 +90,11 @@ async def run(activation: Activation, envelope: Envelope) -> None:
                     raise TurnEnded(f"{handler.where}: its turn has ended ({turn.ended}).")
                 _finish(activation, turn, handler, result)
                 return
-            except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:
+                if isinstance(error, GeneratorExit) and asyncio.current_task(system.loop) is not turn.task:
+                    raise  # This coroutine is being closed by Python; the loop is gone.
                 again = await endings.failed(activation, turn, handler, error)
     except Exception as error:
         ours = error

@@ -159,7 +159,7 @@ class Withdrawals:
             try:
                 await system.committer.wait_durable()
                 taken = (await system.store.message(no)).pending
-            except BaseException:
+            except BaseException:  # Also a cancellation: the message is to be found again.
                 self.withdrawn.discard(no)
                 if waiter is not None:
                     system.asked.add(no, waiter, envelope.actor)

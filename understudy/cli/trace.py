@@ -28,7 +28,7 @@ _EVENTS_MAX: Final = 200_000
 _SUMMARY_EVENTS_MAX: Final = 5_000  # of each line of the table
 _NEWEST: Final = 3  # ids that are told to who asked for an unknown one
 _SEARCHED: Final = 1_000  # newest ids among which a mistyped one is looked for
-_SYSTEM: Final = "system"
+_OWN: Final = ("system", "supervisor ", "actor ")
 _STATUS_STYLES: Final = {"running": "cyan", "failed": "bold red", "interrupted": "yellow", "replayed": "dim"}
 
 
@@ -101,7 +101,7 @@ def _print_tree(connection: sqlite3.Connection, id: str, *, is_live: bool) -> No
 
 def _print_table(connection: sqlite3.Connection, limit: int, file: Path) -> None:
     # The system tells of itself under an id that is no run.
-    newest = [each for each in reading.correlations(connection, limit + 1) if each[0] != _SYSTEM][:limit]
+    newest = [each for each in reading.correlations(connection, limit + _SEARCHED) if _is_run(each[0])][:limit]
     if not newest:
         click.echo(f"{file} has no traced runs yet. Agents, tools, steps and failures are traced.")
         return
@@ -129,6 +129,11 @@ def _print_table(connection: sqlite3.Connection, limit: int, file: Path) -> None
     console().print(table)
 
 
+def _is_run(correlation: str) -> bool:
+    """Whether it is somebody's work; the system, supervisors and actors tell of themselves under names of their own."""
+    return not correlation.startswith(_OWN)
+
+
 def _what(found: Trace) -> str:
     first = found.roots[0].name if found.roots else ""
     others = len(found.roots) - 1
@@ -136,7 +141,7 @@ def _what(found: Trace) -> str:
 
 
 def _unknown(connection: sqlite3.Connection, id: str, file: Path) -> str:
-    known = [name for name, _ in reading.correlations(connection, _SEARCHED) if name != _SYSTEM]
+    known = [name for name, _ in reading.correlations(connection, _SEARCHED) if _is_run(name)]
     meant = near(id, known)
     if meant:
         hint = f"Did you mean {either([repr(name) for name in meant])}?"

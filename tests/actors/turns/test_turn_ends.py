@@ -534,3 +534,36 @@ async def test_error_that_no_policy_answers_arrives_with_its_cause(open_system: 
 
         assert (caught.value.cause_type, caught.value.cause) == ("OSError", "attempt 4")
         assert await system.actor(Box, "b").numbers() == []
+
+
+class Abrupt(Actor, kind="abrupt"):
+    policy = Policy(on(OSError, restart(times=3, backoff=SOON)))
+
+    @handler
+    async def leave(self) -> None:
+        raise GeneratorExit
+
+    @handler
+    async def fail_once(self) -> int:
+        if self.turn.attempt == 1:
+            raise OSError("once")
+        return self.turn.attempt
+
+
+async def test_handler_that_raises_what_python_closes_coroutines_with_has_failed(open_system: Open) -> None:
+    async with open_system(Abrupt) as system:
+        with pytest.raises(HandlerFailed, match="GeneratorExit"):
+            await system.actor(Abrupt, "a").leave()
+
+        assert [letter.handler async for letter in system.dead_letters()] == ["leave"]
+
+
+async def test_good_end_after_a_failed_attempt_is_in_the_trace_too(open_system: Open) -> None:
+    async with open_system(Abrupt) as system:
+        job = await system.actor(Abrupt, "a").fail_once.submit()
+
+        assert await job == 2
+        trace = await system.trace(job.id)
+
+    assert trace.status == "ok"
+    assert len(trace.roots[0].attempts) == 2

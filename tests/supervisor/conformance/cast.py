@@ -19,6 +19,7 @@ import pytest
 from understudy import (
     Actor,
     Backoff,
+    Ignore,
     Policy,
     System,
     SystemFailed,
@@ -275,3 +276,13 @@ async def dying(system: System) -> AsyncIterator[System]:
             await asyncio.Event().wait()  # for the system to cancel us
     except SystemFailed:
         pass
+
+
+class Shy(Part, kind="shy"):
+    """Does not want to run as long as the test says so."""
+
+    async def on_start(self) -> None:
+        try:
+            await super().on_start()
+        except Missed:
+            raise Ignore("not today") from None

@@ -13,12 +13,13 @@ from tests.supervisor.conformance.cast import (
     Missed,
     Part,
     Play,
+    Shy,
     Walker,
     restarts,
     soon,
     statuses,
 )
-from understudy import ActorStopped, Child, Ignore, InvalidDefinition, Supervisor, System, SystemClosed, handler
+from understudy import ActorStopped, Child, InvalidDefinition, Supervisor, System, SystemClosed, handler
 from understudy.errors import AlreadyPresent, AlreadyStarted, NotFound, Restarting, Running, StartFailed, SystemFailed
 from understudy.supervisor.orders import ChildCounts, ChildInfo
 from understudy.supervisor.specs import RestartType
@@ -34,16 +35,6 @@ class Weak(Part, kind="weak"):
     async def on_start(self) -> None:
         await asyncio.sleep(1.0)
         await super().on_start()
-
-
-class Shy(Part, kind="shy"):
-    """Does not want to run as long as the test says so."""
-
-    async def on_start(self) -> None:
-        try:
-            await super().on_start()
-        except Missed:
-            raise Ignore("not today") from None
 
 
 class Boss(Part, kind="boss"):

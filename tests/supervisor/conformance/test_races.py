@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -75,10 +76,24 @@ class Slow(Actor, kind="slow"):
         await asyncio.sleep(5.0)
 
 
+class Releasing(Actor, kind="releasing"):
+    lines: ClassVar[list[str]] = []
+
+    async def on_start(self) -> None:
+        self.lines.append("start")
+
+    async def on_stop(self) -> None:
+        self.lines.append("stop")
+
+    @handler
+    async def work(self) -> None:
+        pass
+
+
 @pytest.fixture
 async def system(tmp_path: Path) -> AsyncIterator[System]:
     Adder.fails = False
-    children = [Supervisor("s", [Child(Adder, "static")]), Adder, Slow]
+    children = [Supervisor("s", [Child(Adder, "static")]), Adder, Slow, Releasing]
     async with System(tmp_path / "races.db", children) as opened:
         yield opened
 
@@ -116,6 +131,15 @@ async def test_actor_on_demand_that_becomes_a_static_child_loses_no_update(syste
 
     await running
     assert await adder.add(1) == 101
+
+
+async def test_object_of_an_actor_on_demand_is_released_before_it_becomes_a_static_child(system: System) -> None:
+    Releasing.lines.clear()
+    await system.actor(Releasing, "r").work()
+
+    await system.supervisor("s").start_child(Child(Releasing, "r"))
+
+    assert Releasing.lines == ["start", "stop", "start"]
 
 
 async def test_terminate_child_is_carried_out_although_its_caller_is_cancelled(system: System) -> None:

@@ -15,6 +15,7 @@ from tests.supervisor.conformance.cast import (
     Missed,
     Part,
     Play,
+    Shy,
     Walker,
     causes,
     letters,
@@ -24,7 +25,7 @@ from tests.supervisor.conformance.cast import (
     statuses,
     told,
 )
-from understudy import ActorStopped, Child, Ignore, Limits, Supervisor, System, handler
+from understudy import ActorStopped, Child, Limits, Supervisor, System, handler
 from understudy.errors import NotFound, StartFailed
 from understudy.events import ActorAbandoned, ActorRestarted, ChildStartFailed, TurnEndedBySystem, TurnFailed
 from understudy.supervisor.specs import RestartType, Strategy
@@ -64,16 +65,6 @@ class Deaf(Part, kind="deaf"):
         await super().on_start()
         if self.play.lines.count(f"start {self.id}") > 1:
             await self.play.dawdle(f"door of {self.id}")
-
-
-class Shy(Part, kind="shy"):
-    """Does not want to run as long as the test says so."""
-
-    async def on_start(self) -> None:
-        try:
-            await super().on_start()
-        except Missed:
-            raise Ignore("not today") from None
 
 
 class Numb(Part, kind="numb"):

@@ -41,6 +41,8 @@ UnderstudyError
     ├── OutcomeUnknown          it was started and nobody knows whether it happened
     ├── DeadlineExceeded        the message's deadline passed (also a TimeoutError)
     ├── JobCancelled            the message was cancelled
+    ├── BudgetExceeded          a budget is spent: raise it, then resume what it holds
+    ├── ApprovalRejected        a person refused what had asked for approval
     ├── ActorStopped            the actor has stopped for good; nothing was stored
     ├── StartFailed             a child of a supervisor could not be started; names it, the cause is chained
     ├── RestartIntensityExceeded a supervisor gave up: too many restarts within its window; the cause is chained
@@ -132,6 +134,7 @@ class ModelFailure(RetryLater):
     sent: bool = True
     billed: bool = False
     usage: Any = None
+    received_bytes: int = 0  # of the answer's content, before it broke off: no fewer than its tokens
 
 
 class RateLimited(ModelFailure):
@@ -290,6 +293,23 @@ class DeadlineExceeded(GiveUp, TimeoutError):
 
 class JobCancelled(GiveUp):
     """The message was cancelled before its turn committed."""
+
+
+class BudgetExceeded(GiveUp):
+    """A budget does not allow the next model call; nothing was sent. `budget` names the run or workflow that it belongs to."""
+
+    budget: str = ""
+    limit: str = ""  # "usd", "tokens", "model_calls" or "wall_s"
+    spent: float = 0.0  # in the limit's unit, calls whose cost nobody knows included
+    wanted: float = 0.0  # what the call may cost at most
+    value_max: float = 0.0
+
+
+class ApprovalRejected(GiveUp):
+    """A person refused the call of a tool that asks for approval; the tool did not run."""
+
+    tool: str = ""
+    reason: str = ""
 
 
 class ActorStopped(GiveUp):

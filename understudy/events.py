@@ -125,6 +125,47 @@ class ModelCalled(TraceEvent, frozen=True, tag=True, kw_only=True):
     reason: str = ""
 
 
+class BreakerChanged(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """The circuit breaker before a model changed its state; `until` is the wall time of the next probe."""
+
+    model: str
+    state: Literal["closed", "open", "half_open"]
+    reason: str
+    until: float | None = None
+
+
+class BudgetWarned(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """A budget is nearly spent; the model is told so from now on."""
+
+    budget: str
+    limit: str
+    spent: float
+    value_max: float
+
+
+class BudgetRaised(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """A person changed a budget's limits; what it held goes on."""
+
+    budget: str
+
+
+class WaitBegan(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """A turn waits for the outside: for a value, or for the approval of a tool call."""
+
+    wait: str  # its id
+    name: str
+    tool: str = ""
+
+
+class WaitEnded(TraceEvent, frozen=True, tag=True, kw_only=True):
+    """The outside has answered: `outcome` is "delivered", "approved" or "rejected"."""
+
+    wait: str
+    name: str
+    outcome: str
+    reason: str = ""
+
+
 class Amended(TraceEvent, frozen=True, tag=True, kw_only=True):
     """The next attempt has a changed input."""
 
@@ -278,6 +319,11 @@ Event = (
     | StepFinished
     | StepReplayed
     | ModelCalled
+    | BreakerChanged
+    | BudgetWarned
+    | BudgetRaised
+    | WaitBegan
+    | WaitEnded
     | Amended
     | MessageDeadLettered
     | MessageCancelled
@@ -306,3 +352,37 @@ class ActorChange(msgspec.Struct, frozen=True):
     change: Change
     reason: str
     at: float
+
+
+class TextDelta(msgspec.Struct, frozen=True, tag=True):
+    """A piece of an agent's answer, as the model writes it."""
+
+    text: str
+
+
+class ToolCalled(msgspec.Struct, frozen=True, tag=True):
+    """The model has called a tool."""
+
+    call_id: str
+    tool: str
+
+
+class ApprovalRequested(msgspec.Struct, frozen=True, tag=True):
+    """A tool call waits for a person's approval."""
+
+    approval_id: str
+    tool: str
+
+
+class Restarted(msgspec.Struct, frozen=True, tag=True):
+    """What was streamed since the last answer does not count: the attempt failed, and another one begins."""
+
+    reason: str
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    """The job has ended: await it for its outcome."""
+
+
+StreamEvent = TextDelta | ToolCalled | ApprovalRequested | Restarted | Finished
+"""What `job.stream()` yields. Not part of the trace, and not stored."""

@@ -80,7 +80,9 @@ async def test_parallel_tool_calls_and_thinking_are_put_together_in_order():
 
     thinking, text, *searches = answer.content
     assert thinking == Opaque(
-        "anthropic", {"type": "thinking", "thinking": "Two searches will do. " * 5, "signature": "c2lnbmF0dXJl"}
+        "anthropic",
+        {"type": "thinking", "thinking": "Two searches will do. " * 5, "signature": "c2lnbmF0dXJl"},
+        "claude-opus-5-5",
     )
     assert text == Text("Searching.")
     assert [(call.name, call.arguments) for call in searches if isinstance(call, ToolCall)] == [
@@ -213,7 +215,9 @@ async def test_a_gateway_that_strips_event_names_and_adds_events_does_no_harm():
         )
     )
 
-    assert answer.content == [Opaque("anthropic", {"type": "gadget", "id": "g", "input": {"a": 1}, "state": "on"})]
+    assert answer.content == [
+        Opaque("anthropic", {"type": "gadget", "id": "g", "input": {"a": 1}, "state": "on"}, REQUEST.model)
+    ]
 
 
 async def test_a_request_is_written_in_the_services_words():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from understudy.errors import StateUndecodable
-from understudy.mailbox.commit import Batch, DeadLetter, KeptResult, Snapshot
+from understudy.mailbox.commit import Batch, DeadLetter, KeptResult, Record, Snapshot
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Failure, JournalEntry, Outcome
 
@@ -40,6 +40,7 @@ async def damaged(opened: Any, path: Path) -> Any:
         batch.journal[no, b"key"] = JournalEntry(no, b"key", Outcome(value=b"value%d" % no))
         batch.results[no + 10] = result(no + 10)
         batch.picture = b"picture"
+        batch.put(Record("ledger", "v", b"record", "run"))
         batch.dead[no + 20] = DeadLetter(message(no + 20, no), FAILURE, 1.0)
     await store.commit(batch)
     await store.close(clean=True)
@@ -178,3 +179,11 @@ async def test_damaged_picture_of_the_tree_is_none(damaged: Any) -> None:
     store = await damaged("UPDATE picture SET body = x'00'")
 
     assert await store.picture() is None
+
+
+@pytest.mark.parametrize("change", ["body = x'00'", "owner = 'else'", "id = 'w'"])
+async def test_damaged_record_is_refused(damaged: Any, change: str) -> None:
+    store = await damaged(f"UPDATE record SET {change}")
+
+    with pytest.raises(StateUndecodable, match=r"ledger \w is damaged"):
+        await store.records("ledger", None, "", 9)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from understudy.errors import StoreFailed, SystemClosed
-from understudy.mailbox.commit import Batch, DeadLetter, KeptResult, Snapshot
+from understudy.mailbox.commit import Batch, DeadLetter, KeptResult, Record, Snapshot
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Failure, JournalEntry, Outcome
 from understudy.mailbox.store import Timer
@@ -532,3 +532,32 @@ async def test_cancelled_commit_is_either_there_or_not_and_the_store_goes_on(wri
     await writer.store.commit(batch)
 
     assert (await writer.store.mailbox(1, 0, 99))[-1].no == 50
+
+
+async def test_records_are_replaced_deleted_and_listed_by_id_of_one_owner_or_all(writer: Writer) -> None:
+    one, two, three = (
+        Record("ledger", "a", b"1", "x"),
+        Record("ledger", "b", b"2", "y"),
+        Record("ledger", "c", b"3", "x"),
+    )
+    await writer.write(records={(each.kind, each.id): each for each in (three, one, two, Record("other", "a", b"4"))})
+    await writer.write(
+        records={("ledger", "b"): None, ("ledger", "a"): Record("ledger", "a", b"5", "x"), ("no", "n"): None}
+    )
+
+    assert await writer.store.record("ledger", "a") == Record("ledger", "a", b"5", "x")
+    assert await writer.store.record("ledger", "b") is None
+    assert [each.id for each in await writer.store.records("ledger", None, "", 9)] == ["a", "c"]
+    assert [each.id for each in await writer.store.records("ledger", "x", "a", 9)] == ["c"]
+    assert [each.id for each in await writer.store.records("ledger", "x", "", 1)] == ["a"]
+    assert await writer.store.records("ledger", "y", "", 9) == []
+
+
+async def test_record_is_deleted_when_it_has_expired(writer: Writer) -> None:
+    kept, expiring = Record("ledger", "a", b"1"), Record("ledger", "b", b"2", expires_at=10.0)
+    await writer.write(records={(each.kind, each.id): each for each in (kept, expiring)})
+
+    await writer.store.tidy(9.0, 1e9, 1 << 30)
+    assert await writer.store.record("ledger", "b") == expiring
+    await writer.store.tidy(11.0, 1e9, 1 << 30)
+    assert [each.id for each in await writer.store.records("ledger", None, "", 9)] == ["a"]

@@ -11,7 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from understudy.mailbox.commit import Batch, DeadLetter, KeptResult, Snapshot
+from understudy.mailbox.commit import Batch, DeadLetter, KeptResult, Record, Snapshot
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Failure, JournalEntry, Outcome
 from understudy.mailbox.store import Timer
@@ -43,6 +43,8 @@ STEPS = st.tuples(
             "event",
             "keep",
             "picture",
+            "record",
+            "drop",
             "status",
             "commit",
             "commit",
@@ -71,6 +73,7 @@ class Model:
         self.dead: dict[int, DeadLetter] = {}
         self.statuses: dict[int, tuple[str, str]] = {}
         self.picture: bytes | None = None
+        self.records: dict[str, Record] = {}
 
     def crash(self) -> None:
         alone = any(each.started == 2 for each in self.messages.values())
@@ -183,6 +186,12 @@ class Life:
                     envelope.no, envelope.actor, "h", None, body, outcome, "done", 1.0, which + 0.5, "c"
                 )
                 batch.results[envelope.no] = live.results[envelope.no] = result
+            case "record":
+                live.records[str(which)] = record = Record("ledger", str(which), body, str(which % 3))
+                batch.put(record)
+            case "drop":
+                live.records.pop(str(which), None)
+                batch.drop("ledger", str(which))
             case "picture":
                 batch.picture = live.picture = body
             case "status":
@@ -244,6 +253,7 @@ class Life:
         held = [actor for actor in ACTORS if actor not in active]
         assert [row.no for row in await store.held(None, 0, 9)] == held
         assert await store.picture() == model.picture
+        assert {each.id: each for each in await store.records("ledger", None, "", 999)} == model.records
         assert await store.suspects() == sorted({each.actor for each in model.messages.values() if each.crashes >= 2})
         for caller in range(1, 5):
             asked = sorted(each.no for each in model.messages.values() if each.caller == caller)

@@ -19,6 +19,7 @@ import msgspec
 from understudy.clock import outside, wall_clock
 from understudy.endpoint.failures import classify
 from understudy.endpoint.model import (
+    Allowance,
     Block,
     ChatMessage,
     ModelAnswer,
@@ -86,7 +87,13 @@ class AnthropicProvider:
             "AnthropicProvider holds an API key and connections; it cannot be pickled or copied. Make another."
         )
 
-    async def call(self, request: ModelRequest, *, on_text: Callable[[str], None] | None = None) -> ModelAnswer:
+    async def call(
+        self,
+        request: ModelRequest,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        on_allowance: Callable[[Allowance], None] | None = None,
+    ) -> ModelAnswer:
         """Make one attempt and return the complete answer; if cancelled, the stream is closed and the answer is lost.
 
         `on_text` sees the text as it arrives, also of an attempt that fails later; what it raises ends the attempt.
@@ -102,7 +109,7 @@ class AnthropicProvider:
             if failure is None:
                 raise
             raise failure from error
-        assembly = _Assembly(on_text)
+        assembly = _Assembly(request.model, on_text)
         limit = asyncio.timeout(self._timeout_s)
         try:
             async with limit, contextlib.aclosing(self._events(client, request, assembly)) as events:
@@ -254,7 +261,7 @@ def _body(request: ModelRequest) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": request.model,
         "max_tokens": request.max_tokens,
-        "messages": [message for message in map(_message, request.messages) if message["content"]],
+        "messages": [message for each in request.messages if (message := _message(each, request.model))["content"]],
     }
     if request.system:
         body["system"] = request.system
@@ -267,13 +274,13 @@ def _body(request: ModelRequest) -> dict[str, Any]:
     return body
 
 
-def _message(message: ChatMessage) -> dict[str, Any]:
-    # The service refuses empty text, and wants the results of tools before anything else.
+def _message(message: ChatMessage, model: str) -> dict[str, Any]:
+    # The service refuses empty text, signed thinking of other models, and results of tools after anything else.
     blocks = [
         block
         for block in message.content
         if not (isinstance(block, Text) and not block.text)
-        and not (isinstance(block, Opaque) and block.provider != _NAME)
+        and not (isinstance(block, Opaque) and (block.provider != _NAME or block.model not in ("", model)))
     ]
     blocks.sort(key=lambda block: not isinstance(block, ToolResult))
     return {"role": message.role, "content": [_block(block) for block in blocks]}
@@ -346,7 +353,8 @@ class _StreamError(Exception):
 class _Assembly:
     """The answer as far as it has come."""
 
-    def __init__(self, on_text: Callable[[str], None] | None) -> None:
+    def __init__(self, model: str, on_text: Callable[[str], None] | None) -> None:
+        self._model = model
         self.status: int | None = None  # Known as soon as the answer has begun.
         self.request_id: str | None = None
         self.complete = False
@@ -459,7 +467,7 @@ class _Assembly:
             case "tool_use":
                 return ToolCall(str(block.get("id")), str(block.get("name")), arguments, malformed)
             case _:
-                return Opaque(_NAME, {**block, "input": arguments} if index in self._json else block)
+                return Opaque(_NAME, {**block, "input": arguments} if index in self._json else block, self._model)
 
     def _input(self, index: int) -> tuple[dict[str, Any], str | None]:
         """The arguments of a tool call, or the text that should have been them."""

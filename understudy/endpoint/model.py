@@ -47,6 +47,7 @@ class Opaque(msgspec.Struct, frozen=True, tag="opaque"):
 
     provider: str
     block: dict[str, Any]  # the vendor's own shape
+    model: str = ""  # the model that wrote it, as it was asked for
 
 
 Block: TypeAlias = Text | ToolCall | ToolResult | Opaque
@@ -118,11 +119,34 @@ class ModelAnswer(msgspec.Struct, frozen=True):
         return [block for block in self.content if isinstance(block, ToolCall)]
 
 
+class Meter(msgspec.Struct, frozen=True):
+    """One of the service's own counters, as an answer's headers tell it; what they do not tell is None."""
+
+    limit: int | None = None
+    remaining: int | None = None
+    reset_at: float | None = None  # wall time at which it is full again
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """What the service says may still be sent; None where it says nothing."""
+
+    requests: Meter | None = None
+    input_tokens: Meter | None = None
+    output_tokens: Meter | None = None
+    tokens: Meter | None = None  # both together
+
+
 class Provider(Protocol):
     """One vendor's API: makes exactly one attempt per call, never retries by itself."""
 
-    async def call(self, request: ModelRequest, *, on_text: Callable[[str], None] | None = None) -> ModelAnswer:
-        """Return the complete answer; `on_text` sees its text as it arrives.
+    async def call(
+        self,
+        request: ModelRequest,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        on_allowance: Callable[[Allowance], None] | None = None,
+    ) -> ModelAnswer:
+        """Return the complete answer; `on_text` sees its text as it arrives, `on_allowance` what its headers say.
 
         Raises:
             ModelFailure: No usable answer; `sent`, `billed` and `usage` tell what the attempt may have cost.

@@ -54,6 +54,19 @@ class DeadLetter(msgspec.Struct, frozen=True):
     damaged: bool = False  # its row is not to be believed; the failure says so instead of what ended it
 
 
+class Record(msgspec.Struct, frozen=True):
+    """Something small that is stored under (kind, id), such as a ledger; the store knows nothing of what it means.
+
+    `owner` is what records of one kind are listed by. After `expires_at` (wall time) it may be deleted.
+    """
+
+    kind: str
+    id: str
+    body: bytes
+    owner: str = ""
+    expires_at: float | None = None
+
+
 class Batch:
     """What one transaction writes, by table, and who waits for it."""
 
@@ -71,6 +84,7 @@ class Batch:
         "number",
         "picture",
         "progress",
+        "records",
         "released",
         "results",
         "snapshots",
@@ -99,6 +113,7 @@ class Batch:
         self.discarded: list[int] = []  # dead letters that go
         self.traces: list[tuple[float, str, bytes]] = []  # (at, correlation, event)
         self.turns: dict[tuple[str, str], list[int]] = {}  # (kind, handler) -> [finished, failed]
+        self.records: dict[tuple[str, str], Record | None] = {}  # by (kind, id); None deletes it
         self.picture: bytes | None = None  # of the supervision tree, for who looks when no system runs
         self.released: list[tuple[asyncio.Future[Any], Any]] = []  # futures and the values they get after the commit
         self.waiters: list[asyncio.Future[None]] = []  # who waits for this commit
@@ -110,6 +125,16 @@ class Batch:
         if self.envelopes.pop(no, None) is None:
             self.progress.pop(no, None)
             self.finished.append(no)
+        self.work += 1
+
+    def put(self, record: Record) -> None:
+        """Store a record, instead of what is stored under its kind and id."""
+        self.records[record.kind, record.id] = record
+        self.work += 1
+
+    def drop(self, kind: str, id: str) -> None:
+        """Delete a record."""
+        self.records[kind, id] = None
         self.work += 1
 
     def note_progress(self, envelope: Envelope) -> None:

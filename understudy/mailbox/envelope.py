@@ -22,6 +22,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     deadline_at: float | None = None
     keep: bool = False  # the outcome is kept for `result_ttl_s`: `submit` and keyed messages
     traced: bool = False  # the sender's turn is in the trace, so this one is too
+    scope: str | None = None  # the ledger that what it causes draws on
 
 
 class Envelope(msgspec.Struct, eq=False, gc=True):

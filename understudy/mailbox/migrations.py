@@ -33,7 +33,16 @@ def _hold_amend_picture(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create, _hold_amend_picture)
+def _keep_records(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "CREATE TABLE record (kind TEXT NOT NULL, id TEXT NOT NULL, owner TEXT NOT NULL, body BLOB NOT NULL,"
+        " expires_at REAL, checksum INTEGER NOT NULL, PRIMARY KEY (kind, id)) STRICT, WITHOUT ROWID"
+    )
+    connection.execute("CREATE INDEX record_owner ON record (kind, owner, id)")
+    connection.execute("CREATE INDEX record_expiry ON record (expires_at) WHERE expires_at IS NOT NULL")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create, _hold_amend_picture, _keep_records)
 
 
 def upgrade(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> int:

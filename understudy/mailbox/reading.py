@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from understudy.mailbox.commit import DeadLetter
+from understudy.mailbox.commit import DeadLetter, Record
 from understudy.mailbox.envelope import Envelope
 from understudy.mailbox.journal import JournalEntry
 from understudy.mailbox.rows import (
@@ -18,6 +18,7 @@ from understudy.mailbox.rows import (
     read_journal,
     read_message,
     read_picture,
+    read_record,
     read_result,
     read_snapshot,
 )
@@ -83,6 +84,9 @@ _CORRELATIONS = """
     ) AS recent JOIN trace AS t ON t.no = (SELECT min(no) FROM trace WHERE correlation = recent.correlation)
     ORDER BY t.no DESC LIMIT ?
 """
+
+
+_RECORDS = "SELECT kind, id, owner, body, expires_at, checksum FROM record WHERE kind = ?"
 
 
 @contextmanager
@@ -312,6 +316,23 @@ def picture(connection: sqlite3.Connection) -> bytes | None:
     """Return the stored picture of the tree; None when there is none, or it is damaged."""
     row = connection.execute("SELECT one, body, checksum FROM picture").fetchone()
     return None if row is None else read_picture(row)
+
+
+def record(connection: sqlite3.Connection, kind: str, id: str) -> Record | None:
+    """Return the record stored under (kind, id)."""
+    row = connection.execute(f"{_RECORDS} AND id = ?", (kind, id)).fetchone()
+    return None if row is None else read_record(row)
+
+
+def records(connection: sqlite3.Connection, kind: str, owner: str | None, after: str, limit: int) -> list[Record]:
+    """Return a page of the records of one kind, by id."""
+    if owner is None:
+        rows = connection.execute(f"{_RECORDS} AND id > ? ORDER BY id LIMIT ?", (kind, after, limit)).fetchall()
+    else:
+        rows = connection.execute(
+            f"{_RECORDS} AND owner = ? AND id > ? ORDER BY id LIMIT ?", (kind, owner, after, limit)
+        ).fetchall()
+    return [read_record(row) for row in rows]
 
 
 def turns(connection: sqlite3.Connection) -> list[tuple[str, str, int, int]]:

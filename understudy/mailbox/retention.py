@@ -31,6 +31,10 @@ def tidy_part(connection: sqlite3.Connection, now: float, trace_ttl_s: float, tr
         expired = execute(
             "DELETE FROM result WHERE no IN (SELECT no FROM result WHERE expires_at <= ? LIMIT ?)", (now, ROWS_PER_PART)
         ).rowcount
+        records = execute(
+            "DELETE FROM record WHERE (kind, id) IN (SELECT kind, id FROM record WHERE expires_at <= ? LIMIT ?)",
+            (now, ROWS_PER_PART),
+        ).rowcount
         # The oldest rows stand first. Looking at them only costs no index over the whole trace.
         old = execute(
             "DELETE FROM trace WHERE no IN (SELECT no FROM (SELECT no, at FROM trace ORDER BY no LIMIT ?) WHERE at <= ?)",
@@ -46,7 +50,7 @@ def tidy_part(connection: sqlite3.Connection, now: float, trace_ttl_s: float, tr
     except BaseException:
         roll_back(connection)
         raise
-    return ROWS_PER_PART in (expired, old, many)
+    return ROWS_PER_PART in (expired, records, old, many)
 
 
 def _trace_excess(connection: sqlite3.Connection, bytes_max: int) -> int:

@@ -13,7 +13,7 @@ from zlib import crc32
 import msgspec
 
 from understudy.errors import StateUndecodable
-from understudy.mailbox.commit import DeadLetter, KeptResult, Snapshot
+from understudy.mailbox.commit import DeadLetter, KeptResult, Record, Snapshot
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Failure, JournalEntry, Outcome, decode_outcome, encode_failure, encode_outcome
 
@@ -72,6 +72,26 @@ def read_picture(row: Row) -> bytes | None:
     """Return the stored picture, or None when its checksum fails."""
     _, body, checksum = row
     return body if crc32(body) == checksum else None
+
+
+def record_row(record: Record) -> Row:
+    """Return the row of table record."""
+    kind, id, owner, body = record.kind, record.id, record.owner, record.body
+    return kind, id, owner, body, record.expires_at, crc32(body, _record_seed(kind, id, owner))
+
+
+def read_record(row: Row) -> Record:
+    """Return the record; raises StateUndecodable when its checksum fails."""
+    kind, id, owner, body, expires_at, checksum = row
+    if crc32(body, _record_seed(kind, id, owner)) != checksum:
+        raise StateUndecodable(
+            f"{kind} {id} is damaged: its checksum fails. Restore the store from a backup.", row=f"{kind} {id}"
+        )
+    return Record(kind, id, body, owner, expires_at)
+
+
+def _record_seed(kind: str, id: str, owner: str) -> int:
+    return crc32(f"{kind}\0{id}\0{owner}".encode())
 
 
 def event_row(actor: int, seq: int, body: bytes) -> Row:

@@ -21,7 +21,7 @@ from typing import Literal, TypeVar
 
 from understudy.errors import StoreFailed, StoreLocked, StoreRefused, SystemClosed, WrongLoop
 from understudy.mailbox import reading, retention, writing
-from understudy.mailbox.commit import Batch, DeadLetter
+from understudy.mailbox.commit import Batch, DeadLetter, Record
 from understudy.mailbox.connection import Runner, ThreadRunner, settle_task
 from understudy.mailbox.envelope import Envelope
 from understudy.mailbox.inspection import inspect, require_local, uri
@@ -442,6 +442,14 @@ class SQLiteStore:
     async def picture(self) -> bytes | None:
         """Return the newest `Batch.picture`; None when there is none that can be trusted."""
         return await self._read(reading.picture)
+
+    async def record(self, kind: str, id: str) -> Record | None:
+        """Return the record stored under (kind, id)."""
+        return await self._read(partial(reading.record, kind=kind, id=id))
+
+    async def records(self, kind: str, owner: str | None, after: str, limit: int) -> list[Record]:
+        """Return a page of the records of one kind, by id."""
+        return await self._read(partial(reading.records, kind=kind, owner=owner, after=after, limit=limit))
 
     async def turns(self) -> list[tuple[str, str, int, int]]:
         """Return (kind, handler, finished turns, failed turns)."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from understudy.mailbox.commit import Batch, DeadLetter, KeptResult, Snapshot
+from understudy.mailbox.commit import Batch, DeadLetter, KeptResult, Record, Snapshot
 from understudy.mailbox.envelope import Envelope
 from understudy.mailbox.journal import JournalEntry
 
@@ -182,12 +182,20 @@ class Store(Protocol):
         """Return the newest `Batch.picture`; None when there is none that can be trusted."""
         ...
 
+    async def record(self, kind: str, id: str) -> Record | None:
+        """Return the record stored under (kind, id); raises StateUndecodable when it is damaged."""
+        ...
+
+    async def records(self, kind: str, owner: str | None, after: str, limit: int) -> list[Record]:
+        """Return records of one kind, of one owner or all, whose id is above *after*, in order of their ids."""
+        ...
+
     async def turns(self) -> list[tuple[str, str, int, int]]:
         """Return (kind, handler, finished turns, failed turns)."""
         ...
 
     async def tidy(self, now: float, trace_ttl_s: float, trace_bytes: int) -> None:
-        """Delete expired results and trace rows that are too old or too many, a bounded part per call; checkpoint."""
+        """Delete expired results, expired records and trace rows that are too old or too many, a bounded part per call; checkpoint."""
         ...
 
     async def erase(self, actor: int) -> None:

@@ -26,6 +26,7 @@ from understudy.mailbox.rows import (
     journal_row,
     message_row,
     picture_row,
+    record_row,
     result_row,
     snapshot_row,
     without_key,
@@ -63,7 +64,19 @@ _RESULT = (
     "correlation",
     "checksum",
 )
-_PROGRESS = ("position", "due_at", "started", "crashes", "attempts", "not_before", "history", "amended", "checksum")
+# The head is written anew with its checksum: one of an earlier version has fewer fields.
+_PROGRESS = (
+    "head",
+    "position",
+    "due_at",
+    "started",
+    "crashes",
+    "attempts",
+    "not_before",
+    "history",
+    "amended",
+    "checksum",
+)
 _DEAD = (*MESSAGE_COLUMNS, "failure", "at")
 
 _actor = _Table("actor", ("no", "kind", "id", "status", "reason"))
@@ -75,6 +88,12 @@ _result = _upsert("result", _RESULT, _RESULT[1:])
 _dead = _upsert("dead_letter", _DEAD, _DEAD[1:])
 _trace = _Table("trace", ("at", "correlation", "body"))
 _picture = _upsert("picture", ("one", "body", "checksum"), ("body", "checksum"))
+_RECORD = ("kind", "id", "owner", "body", "expires_at", "checksum")
+_record = _Table(
+    "record",
+    _RECORD,
+    " ON CONFLICT (kind, id) DO UPDATE SET " + ", ".join(f"{column} = excluded.{column}" for column in _RECORD[2:]),
+)
 _turns = _Table(
     "turns",
     ("kind", "handler", "finished", "failed"),
@@ -125,6 +144,12 @@ def plan(batch: Batch) -> Plan:
         insert(_dead, [dead_letter_row(each) for each in batch.dead.values()])
     if batch.traces:
         insert(_trace, batch.traces)
+    if batch.records:
+        insert(_record, [record_row(each) for each in batch.records.values() if each is not None])
+        rows += len(batch.records)
+        statements.extend(
+            ("DELETE FROM record WHERE kind = ? AND id = ?", key) for key, each in batch.records.items() if each is None
+        )
     if batch.picture is not None:
         insert(_picture, [picture_row(batch.picture)])
     if batch.turns:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from understudy.endpoint.model import ModelAnswer, ModelRequest, Provider
+from understudy.endpoint.model import Allowance, ModelAnswer, ModelRequest, Provider
 
 
 class Paid(msgspec.Struct):
@@ -47,9 +47,15 @@ class LedgerProvider:
         self._provider = provider
         self._path = path
 
-    async def call(self, request: ModelRequest, *, on_text: Callable[[str], None] | None = None) -> ModelAnswer:
+    async def call(
+        self,
+        request: ModelRequest,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        on_allowance: Callable[[Allowance], None] | None = None,
+    ) -> ModelAnswer:
         """Make the call; write it down when it was answered."""
-        answer = await self._provider.call(request, on_text=on_text)
+        answer = await self._provider.call(request, on_text=on_text, on_allowance=on_allowance)
         digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
         paid = Paid(answer.model, answer.usage.prompt_tokens, answer.usage.output_tokens, digest)
         await asyncio.to_thread(_append, self._path, msgspec.json.encode(paid) + b"\n")

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from benchmarks.case import OURS, Figure, Key, Scale
-from benchmarks.floors import group_commits, single_commits, upserts
+from benchmarks.floors import bare_sdk, group_commits, single_commits, upserts
 from benchmarks.machine import Machine
-from benchmarks.workloads import agent_history, asks, growth, idle_memory, reopening, supervision
+from benchmarks.workloads import agent_history, asks, growth, idle_memory, model_calls, reopening, supervision
 
 ASKS_PER_S_MIN = 25_000
 ASKS_FLUSH_US = 200  # on a machine where a flush takes about so long
@@ -22,6 +22,7 @@ PASSIVATED_BYTES_MAX = 16
 REOPENED_S_MAX = 3.0
 GROWTH_OF_FLOOR_MIN = 0.8
 HISTORY_RATIO_MAX = 1.25
+MODEL_CALL_RATIO_MAX = 1.25
 CHILDREN_RATIO_MAX = 60.0  # for 50 times as many
 FAILURE_RATIO_MAX = 1.5  # among 1,000 times as many: none but the noise of caches
 
@@ -59,6 +60,7 @@ def judge(figures: Iterable[Figure], machine: Machine, scale: Scale) -> list[Aim
         *_reopening(medians, scale),
         *_growth(medians, scale),
         *_history(medians, scale),
+        *_model_calls(medians),
         *_supervision(medians, scale),
     ]
 
@@ -153,6 +155,21 @@ def _history(medians: _Medians, scale: Scale) -> Iterator[Aim]:
             f"≤ {HISTORY_RATIO_MAX}",
             ratio <= HISTORY_RATIO_MAX,
         )
+
+
+def _model_calls(medians: _Medians) -> Iterator[Aim]:
+    for transport in model_calls.TRANSPORTS:
+        ratio = medians.ratio(
+            (model_calls.NAME, transport, model_calls.FIGURE, OURS),
+            (model_calls.NAME, transport, model_calls.FIGURE, bare_sdk.NAME),
+        )
+        if ratio is not None:
+            yield Aim(
+                f"CPU time of an agent's model call to the bare SDK's, {transport}",
+                f"{ratio:.2f}",
+                f"≤ {MODEL_CALL_RATIO_MAX}",
+                ratio <= MODEL_CALL_RATIO_MAX,
+            )
 
 
 def _supervision(medians: _Medians, scale: Scale) -> Iterator[Aim]:

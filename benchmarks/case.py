@@ -21,6 +21,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     reopen_actors: int = 10_000
     growth_actors: tuple[int, int] = (1_000, 1_000_000)
     history_items: tuple[int, int] = (10, 1_000)
+    conversations: int = 100
     static_children: tuple[int, int] = (1_000, 50_000)
     failure_actors: tuple[int, int] = (50, 50_000)
 
@@ -33,6 +34,7 @@ QUICK = Scale(
     reopen_actors=2_000,
     growth_actors=(1_000, 100_000),
     history_items=(10, 200),
+    conversations=20,
     static_children=(200, 5_000),
     failure_actors=(50, 2_000),
 )

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from benchmarks.case import Case, Scale
-from benchmarks.workloads import agent_history, asks, growth, idle_memory, reopening, steps, supervision, tells
+from benchmarks.workloads import (
+    agent_history,
+    asks,
+    growth,
+    idle_memory,
+    model_calls,
+    reopening,
+    steps,
+    supervision,
+    tells,
+)
 
 WORKLOADS: Mapping[str, Callable[[Scale], Iterable[Case]]] = {
     workload.NAME: workload.cases
-    for workload in (asks, tells, steps, idle_memory, reopening, growth, agent_history, supervision)
+    for workload in (asks, tells, steps, idle_memory, reopening, growth, agent_history, model_calls, supervision)
 }
 
 

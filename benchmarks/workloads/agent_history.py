@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.case import OURS, Case, Place, Sample, Scale
 from understudy import Agent, Endpoint, System
-from understudy.endpoint.model import ModelAnswer, ModelRequest, Text, Usage
+from understudy.endpoint.model import Allowance, ModelAnswer, ModelRequest, Text, Usage
 from understudy.mailbox.sqlite import SQLiteStore
 
 NAME = "agent history"
@@ -30,7 +30,13 @@ class Talker(Agent[str], kind="talker"):
 class Parrot:
     """A model provider that answers at once, always the same."""
 
-    async def call(self, request: ModelRequest, *, on_text: Callable[[str], None] | None = None) -> ModelAnswer:
+    async def call(
+        self,
+        request: ModelRequest,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        on_allowance: Callable[[Allowance], None] | None = None,
+    ) -> ModelAnswer:
         return ModelAnswer(
             id="answer", model=request.model, content=[Text(_PROMPT)], stop_reason="end_turn", usage=Usage(60, 60)
         )

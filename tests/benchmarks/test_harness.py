@@ -26,6 +26,7 @@ TINY = Scale(
     reopen_actors=20,
     growth_actors=(20, 40),
     history_items=(2, 4),
+    conversations=2,
     static_children=(2, 10),
     failure_actors=(2, 10),
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import get_args
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ def every_kind() -> list[events.TraceEvent]:
     for life in (1, 2):
         for place, cls in enumerate(events.Event.__args__):
             facts = {
-                field.name: values[field.type]
+                field.name: values[field.type] if field.type in values else get_args(field.type)[0]
                 for field in msgspec.structs.fields(cls)
                 if field.required and field.name not in ("at", "correlation", "span")
             }

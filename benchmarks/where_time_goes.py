@@ -11,7 +11,7 @@ from __future__ import annotations
 import cProfile
 import pstats
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -35,8 +35,8 @@ def main() -> None:
         measure = next(iter(model_calls.cases(FULL))).contenders["understudy"]
         profile.runcall(measure, place)
     stats = cast("dict[_Function, _Spent]", vars(pstats.Stats(profile))["stats"])
-    packages: Counter[str] = Counter()
-    ours: Counter[str] = Counter()
+    packages: defaultdict[str, float] = defaultdict(float)
+    ours: defaultdict[str, float] = defaultdict(float)
     for (file, _, name), (_, _, own_s, _, callers) in stats.items():
         if "epoll" in name:
             continue  # waiting
@@ -62,10 +62,10 @@ def _place(file: str) -> tuple[str, str]:
     return "standard library", ""
 
 
-def _table(title: str, spent: Counter[str]) -> Table:
+def _table(title: str, spent: dict[str, float]) -> Table:
     table = Table(title, "share", title_justify="left")
     total = sum(spent.values())
-    shown = spent.most_common(_ROWS)
+    shown = sorted(spent.items(), key=lambda each: -each[1])[:_ROWS]
     for name, seconds in shown:
         table.add_row(name, f"{seconds / total:.1%}")
     table.add_row("everything else", f"{1 - sum(seconds for _, seconds in shown) / total:.1%}")

@@ -17,8 +17,9 @@ from understudy.testing.answers import (
     thinks,
     together,
 )
+from understudy.testing.anthropic import FakeAnthropic
 from understudy.testing.crash import Boundary, CrashReport, CrashTestFailed, World, crash_at_every_point
-from understudy.testing.fake_anthropic import FakeAnthropic, PaidCall
+from understudy.testing.fake_endpoint import PaidCall
 from understudy.testing.stores import FaultyStore, InlineSQLiteStore
 from understudy.testing.virtual_time import VirtualTimeLoop
 from understudy.testing.wire import FakeRequest

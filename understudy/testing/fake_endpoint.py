@@ -1,4 +1,4 @@
-"""A model endpoint for tests: a server on loopback that speaks the Anthropic Messages API to the unmodified SDK.
+"""A model endpoint for tests: a server on loopback that speaks a vendor's API to the unmodified SDK.
 
 It answers what the test says, counts what it was paid for, and can cause these faults: any error status with code,
 type and retry-after; an HTML error page of a proxy; an error event in the stream; a connection that drops, stalls or
@@ -15,20 +15,21 @@ import hashlib
 import inspect
 import os
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeAlias, cast, overload
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, cast, overload
 
 import msgspec
 
 from understudy.clock import outside
-from understudy.endpoint.anthropic import AnthropicProvider
 from understudy.endpoint.endpoint import Endpoint
+from understudy.endpoint.model import Provider
 from understudy.errors import InvalidDefinition
 from understudy.testing.answers import Answer, fails
 from understudy.testing.http import HEADER_BYTES_MAX, Connection, HungUpError, receive
-from understudy.testing.wire import FakeRequest, Wire, error_body, input_tokens, json_object, request_from
+from understudy.testing.wire import FakeRequest, json_object
 
 _REQUESTS_KEPT = 1_000  # `requests` is for asserting on; a benchmark of a million calls must not keep them all.
 
@@ -51,7 +52,22 @@ class PaidCall(msgspec.Struct):
 Answering: TypeAlias = Callable[[FakeRequest], Answer | Awaitable[Answer]]
 
 
-class FakeAnthropic:
+class WireAnswer(Protocol):
+    """One answer in the words of one vendor's API."""
+
+    input_tokens: int
+    output_tokens: int
+
+    def whole(self) -> bytes:
+        """Return the answer as one JSON body."""
+        ...
+
+    def stream(self) -> bytes:
+        """Return the answer as events."""
+        ...
+
+
+class FakeEndpoint(ABC):
     """A model endpoint that answers what it is told: a script of answers, or a function of the request.
 
     Open it with `async with`; `endpoint()` goes into `System(endpoints=[...])`. A call beyond the script is answered
@@ -78,7 +94,8 @@ class FakeAnthropic:
         for answer in answers:
             if not isinstance(answer, Answer):
                 raise InvalidDefinition(
-                    f"FakeAnthropic takes answers, such as says('hello'), or one function of the request; got {answer!r}."
+                    f"{type(self).__name__} takes answers, such as says('hello'), or one function of the request; "
+                    f"got {answer!r}."
                 )
         self.url = ""
         self.calls = 0
@@ -94,7 +111,7 @@ class FakeAnthropic:
         self._ledger_path = ledger_path
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._providers: list[AnthropicProvider] = []
+        self._providers: list[Provider] = []
         self._changed = asyncio.Event()
 
     @property
@@ -113,11 +130,9 @@ class FakeAnthropic:
         """Return an endpoint whose provider talks to this server; the fake closes it too when it closes."""
         if not self.url:
             raise InvalidDefinition(
-                "FakeAnthropic has no address before it is opened: write `async with FakeAnthropic(...)`."
+                f"{type(self).__name__} has no address before it is opened: write `async with {type(self).__name__}(...)`."
             )
-        provider = AnthropicProvider(
-            base_url=self.url, api_key="fake-key", timeout_s=timeout_s, read_timeout_s=read_timeout_s
-        )
+        provider = self._provider(timeout_s=timeout_s, read_timeout_s=read_timeout_s)
         self._providers.append(provider)
         return Endpoint(provider, models=models, concurrency=concurrency)
 
@@ -133,7 +148,7 @@ class FakeAnthropic:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=HEADER_BYTES_MAX)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}{self._BASE}"
         return self
 
     async def __aexit__(
@@ -155,7 +170,34 @@ class FakeAnthropic:
         if failed is not None:
             if exc is None:
                 raise failed
-            exc.add_note(f"FakeAnthropic: {failed}")
+            exc.add_note(f"{type(self).__name__}: {failed}")
+
+    # What differs between the vendors' APIs.
+
+    _BASE: ClassVar[str]  # the path that a client's base URL ends with
+    _CALL: ClassVar[str]  # the path of a call
+    _REQUEST_ID: ClassVar[str]  # the header that names a request
+
+    @abstractmethod
+    def _provider(self, *, timeout_s: float, read_timeout_s: float) -> Provider: ...
+
+    @abstractmethod
+    def _request(self, index: int, digest: str, body: dict[str, Any]) -> FakeRequest:
+        """Read what the body of a call says."""
+
+    @abstractmethod
+    def _refusal_to_serve(self, headers: dict[str, str], body: dict[str, Any] | None) -> Answer | None:
+        """What the service answers to a request that is not one."""
+
+    @abstractmethod
+    def _wire(self, request: FakeRequest, answer: Answer) -> WireAnswer: ...
+
+    @abstractmethod
+    def _error_body(self, answer: Answer, request_id: str) -> bytes: ...
+
+    @abstractmethod
+    def _other(self, method: str, path: str, raw: bytes) -> bytes | None:
+        """What the service answers at its other paths; None where there is nothing."""
 
     def _change(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -180,7 +222,7 @@ class FakeAnthropic:
 
     async def _serve(self, connection: Connection, method: str, path: str, headers: dict[str, str], raw: bytes) -> bool:
         """Answer one request; return whether the connection can be used again."""
-        if (method, path) == ("POST", "/v1/messages"):
+        if (method, path) == ("POST", self._CALL):
             self.calls += 1
             self.in_flight += 1
             self.max_in_flight = max(self.max_in_flight, self.in_flight)
@@ -190,31 +232,30 @@ class FakeAnthropic:
             finally:
                 self.in_flight -= 1
                 self._change()
-        if (method, path) == ("POST", "/v1/messages/count_tokens"):
-            await connection.send(200, {}, msgspec.json.encode({"input_tokens": input_tokens(json_object(raw) or {})}))
-        elif (method, path) == ("GET", "/v1/models"):
-            await connection.send(200, {}, b'{"data":[],"has_more":false,"first_id":null,"last_id":null}')
+        other = self._other(method, path, raw)
+        if other is not None:
+            await connection.send(200, {}, other)
         else:
-            await connection.send(404, {}, error_body(fails(404, message=f"no such path: {path}"), "req_none"))
+            await connection.send(404, {}, self._error_body(fails(404, message=f"no such path: {path}"), "req_none"))
         return True
 
     async def _serve_call(self, connection: Connection, index: int, headers: dict[str, str], raw: bytes) -> bool:
         digest = hashlib.sha256(raw).hexdigest()
         request_id = f"req_{index:06d}{digest[:12]}"
         body = json_object(raw)
-        answer = _refusal_to_serve(headers, body)
-        request = request_from(index, digest, body or {})
+        answer = self._refusal_to_serve(headers, body)
+        request = self._request(index, digest, body or {})
         if answer is None:
             self.requests.append(request)
             answer = await self._answer(connection, request)
-        head = {"request-id": request_id, **answer.headers}
+        head = {self._REQUEST_ID: request_id, **answer.headers}
         if answer.body is not None:
             await connection.send(answer.status, head, answer.body.encode(), answer.content_type)
             return True
         if answer.status != 200:
-            await connection.send(answer.status, head, error_body(answer, request_id))
+            await connection.send(answer.status, head, self._error_body(answer, request_id))
             return True
-        wire = Wire(request, answer)
+        wire = self._wire(request, answer)
         broken = answer.fault in ("drop", "stall")
         silent = broken and answer.after_bytes == 0
         paid = PaidCall(index, request.model, wire.input_tokens, wire.output_tokens, digest)
@@ -256,7 +297,8 @@ class FakeAnthropic:
                     answer = await connection.unless_hung_up(answer)
                 if not isinstance(answer, Answer):
                     raise InvalidDefinition(
-                        f"the function given to FakeAnthropic must return an answer, such as says('hello'); got {answer!r}."
+                        f"the function given to {type(self).__name__} must return an answer, such as says('hello'); "
+                        f"got {answer!r}."
                     )
                 return answer
             if self._script:
@@ -265,10 +307,11 @@ class FakeAnthropic:
             raise
         except Exception as error:
             self.error = self.error or error
-            return fails(400, message=f"the function given to FakeAnthropic raised {type(error).__name__}: {error}")
+            name = type(self).__name__
+            return fails(400, message=f"the function given to {name} raised {type(error).__name__}: {error}")
         text = (
-            f"FakeAnthropic has no answer left: its script has {self._script_length} and this is call {request.index + 1}. "
-            "Add an answer, or find out why there is one more call."
+            f"{type(self).__name__} has no answer left: its script has {self._script_length} and this is call "
+            f"{request.index + 1}. Add an answer, or find out why there is one more call."
         )
         self.exhausted = self.exhausted or AssertionError(text)
         return fails(400, message=text)  # Nothing that is tried again: the test is to end.
@@ -289,15 +332,3 @@ def _append(path: str | os.PathLike[str], line: bytes) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-
-
-def _refusal_to_serve(headers: dict[str, str], body: dict[str, Any] | None) -> Answer | None:
-    """What the service answers to a request that is not one."""
-    if not (headers.get("x-api-key") or headers.get("authorization", "").startswith("Bearer ")):
-        return fails(401, message="authorization or x-api-key header is required")
-    if "anthropic-version" not in headers:
-        return fails(400, message="anthropic-version: header is required")
-    if body is None:
-        return fails(400, message="the request body is not a JSON object")
-    missing = [name for name in ("model", "max_tokens", "messages") if name not in body]
-    return fails(400, message=f"{missing[0]}: Field required") if missing else None

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 import msgspec
 
-from understudy.clock import outside, wall_clock
+from understudy.clock import wall_clock
+from understudy.endpoint.clients import (
+    CONNECT_TIMEOUT_S,
+    Clients,
+    check_settings,
+    drain,
+    has_aiohttp,
+    is_loopback,
+    know_platform,
+)
 from understudy.endpoint.failures import classify
 from understudy.endpoint.model import (
     Allowance,
@@ -30,7 +36,7 @@ from understudy.endpoint.model import (
     ToolResult,
     Usage,
 )
-from understudy.errors import EndpointUnavailable, InvalidDefinition, Refused
+from understudy.errors import EndpointUnavailable, Refused
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic, AsyncStream
@@ -38,10 +44,6 @@ if TYPE_CHECKING:
     from anthropic.types import RawMessageStreamEvent
 
 _NAME = "anthropic"
-# A connection that takes longer is not coming; TLS on a busy loop needs more than the SDK's 5 s.
-_CONNECT_TIMEOUT_S = 10.0
-# After the last event only the end of the body is missing; without it the connection cannot be used again.
-_DRAIN_TIMEOUT_S = 1.0
 
 
 class AnthropicProvider:
@@ -61,23 +63,15 @@ class AnthropicProvider:
         # The service sends a ping every few seconds while it thinks; a minute and a half of silence is a dead line.
         read_timeout_s: float = 90.0,
     ) -> None:
-        for name, value in (("timeout_s", timeout_s), ("read_timeout_s", read_timeout_s)):
-            if not (isinstance(cast(object, value), int | float) and 0 < value < math.inf):
-                raise InvalidDefinition(f"AnthropicProvider {name} must be a number of seconds above 0; got {value!r}.")
-        if base_url is not None and urlsplit(base_url).scheme not in ("http", "https"):
-            raise InvalidDefinition(
-                f"AnthropicProvider base_url must start with http:// or https://; got {base_url!r}. "
-                "Leave it out to use the vendor's own address."
-            )
-        if api_key == "":
-            raise InvalidDefinition(
-                "AnthropicProvider api_key is an empty string. Pass a key, or leave it out to use ANTHROPIC_API_KEY."
-            )
+        check_settings(
+            "AnthropicProvider", api_key=api_key, base_url=base_url, key_variable="ANTHROPIC_API_KEY",
+            timeout_s=timeout_s, read_timeout_s=read_timeout_s,
+        )  # fmt: skip
         self._api_key = api_key
         self._base_url = base_url
         self._timeout_s = float(timeout_s)
         self._read_timeout_s = float(read_timeout_s)
-        self._rooms: dict[asyncio.AbstractEventLoop, _Room] = {}
+        self._clients = Clients(self._open)
 
     def __repr__(self) -> str:
         return f"AnthropicProvider(base_url={self._base_url!r}, timeout_s={self._timeout_s:g})"  # Never the key.
@@ -103,7 +97,7 @@ class AnthropicProvider:
             ModelFailure: No usable answer; `sent`, `billed` and `usage` tell what the attempt may have cost.
         """
         try:
-            client = await self._client()
+            client = await self._clients.get()
         except Exception as error:  # No key, or a profile that cannot be read.
             failure = classify(error)
             if failure is None:
@@ -125,9 +119,7 @@ class AnthropicProvider:
 
     async def close(self) -> None:
         """Close the connections of the running loop; a later call opens new ones."""
-        room = self._rooms.pop(asyncio.get_running_loop(), None)
-        if room is not None and room.client is not None:
-            await room.client.close()
+        await self._clients.close()
 
     async def _events(
         self, client: AsyncAnthropic, request: ModelRequest, assembly: _Assembly
@@ -152,7 +144,7 @@ class AnthropicProvider:
                             raise _StreamError(event.error or {}, stream.response, assembly.request_id)
                         yield event
                         if event.type == "message_stop":
-                            await _drain(raw_events)
+                            await drain(raw_events)
                             return
             finally:
                 await stream.close()
@@ -177,27 +169,13 @@ class AnthropicProvider:
             error_type=None, sent=True, billed=True, usage=assembly.usage_so_far,
         )  # fmt: skip
 
-    async def _client(self) -> AsyncAnthropic:
-        loop = asyncio.get_running_loop()
-        room = self._rooms.get(loop)
-        if room is None:
-            self._rooms = {known: rooms for known, rooms in self._rooms.items() if not known.is_closed()}
-            room = self._rooms[loop] = _Room()
-        if room.client is None:
-            async with room.opening:
-                if room.client is None:
-                    # In a thread: the import alone takes a second. A cancelled wait leaves a client without connections.
-                    with outside():
-                        room.client = await asyncio.to_thread(self._open)
-        return room.client
-
     def _open(self) -> AsyncAnthropic:
         import anthropic  # A second and 75 MB, so only for those who call a model.
 
         # An environment's proxy cannot reach this machine's loopback; a test must not depend on NO_PROXY being set.
-        trust_env = not _is_loopback(self._base_url)
-        timeout = anthropic.Timeout(self._timeout_s, connect=_CONNECT_TIMEOUT_S, read=self._read_timeout_s)
-        client_class = anthropic.DefaultAioHttpClient if _has_aiohttp() else anthropic.DefaultAsyncHttpxClient
+        trust_env = not is_loopback(self._base_url)
+        timeout = anthropic.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, read=self._read_timeout_s)
+        client_class = anthropic.DefaultAioHttpClient if has_aiohttp() else anthropic.DefaultAsyncHttpxClient
         client = anthropic.AsyncAnthropic(
             api_key=self._api_key,
             base_url=self._base_url,
@@ -206,52 +184,8 @@ class AnthropicProvider:
             open_telemetry=False,  # Otherwise every call is traced, and its tokens summed, twice.
             http_client=client_class(timeout=timeout, trust_env=trust_env),
         )
-        _know_platform(client)
+        know_platform(client, anthropic._base_client)
         return client
-
-
-class _Room:
-    """What belongs to one event loop."""
-
-    def __init__(self) -> None:
-        self.opening = asyncio.Lock()
-        self.client: AsyncAnthropic | None = None
-
-
-def _know_platform(client: AsyncAnthropic) -> None:
-    """Tell the client its platform, which it would find out in a thread of its own, unseen by a loop's virtual time."""
-    from anthropic import _base_client
-
-    private = cast(Any, client)  # Private names: without them the client finds out by itself.
-    find = getattr(_base_client, "get_platform", None)
-    if find is not None and getattr(private, "_platform", find) is None:
-        private._platform = find()
-
-
-def _has_aiohttp() -> bool:
-    try:
-        import aiohttp  # noqa: F401  # pyright: ignore[reportUnusedImport] - only whether it is there
-    except ImportError:
-        return False
-    return True
-
-
-def _is_loopback(base_url: str | None) -> bool:
-    host = urlsplit(base_url or "").hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-async def _drain(raw_events: AsyncIterator[object]) -> None:
-    """Read to the end of the body, so that the connection is used again; the answer is complete whatever happens."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(_DRAIN_TIMEOUT_S):
-            async for _ in raw_events:
-                pass
 
 
 # The request -----------------------------------------------------------------------------------------------------

@@ -13,8 +13,11 @@ from understudy.actors.tool import Rate, Tool, tool
 from understudy.actors.turn import Turn, current_turn
 from understudy.endpoint.amendments import compact, disable_tool, remind_format, switch_model
 from understudy.endpoint.anthropic import AnthropicProvider
+from understudy.endpoint.breaker import Breaker
 from understudy.endpoint.endpoint import Endpoint
+from understudy.endpoint.guard import EndpointStatus
 from understudy.endpoint.model import ModelRequest
+from understudy.endpoint.retry_budget import RetryBudget
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
@@ -101,6 +104,7 @@ __all__ = [
     "Backoff",
     "Bound",
     "BoundQuery",
+    "Breaker",
     "BudgetExceeded",
     "CallCycle",
     "ChangeCall",
@@ -114,6 +118,7 @@ __all__ = [
     "Deadlock",
     "EncodingFailed",
     "Endpoint",
+    "EndpointStatus",
     "EndpointUnavailable",
     "GiveUp",
     "Handler",
@@ -147,6 +152,7 @@ __all__ = [
     "RequestRejected",
     "RestartIntensityExceeded",
     "Restarting",
+    "RetryBudget",
     "RetryLater",
     "Running",
     "SpendLimitReached",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +191,7 @@ class Scripted:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def call(self, request: ModelRequest, *, on_text: Callable[[str], None] | None = None) -> ModelAnswer:
+    async def call(self, request: ModelRequest, **_callbacks: object) -> ModelAnswer:
         last = request.messages[-1].content
         results = [block for block in last if isinstance(block, ToolResult)]
         number = sum(1 for message in request.messages if message.role == "assistant")

@@ -25,7 +25,6 @@ KNOWN = {*dir(builtins), "CancelledError", "SIGKILL"}
 NOT_YET = {
     "Budgets": "Budget",
     "token rate limits": "RateLimits",
-    "circuit breaker": "Breaker",
     "approvals": "Approval",
     "workflow scopes": "Workflow",
 }

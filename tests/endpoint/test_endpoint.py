@@ -24,7 +24,7 @@ class Held:
         self.gates: list[asyncio.Event] = []
         self.closed = 0
 
-    async def call(self, request, *, on_text=None):
+    async def call(self, request, *, on_text=None, on_allowance=None):
         self.started.append(request.system)
         gate = asyncio.Event()
         self.gates.append(gate)

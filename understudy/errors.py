@@ -124,7 +124,10 @@ class StoreLocked(RetryLater):
 
 
 class ModelFailure(RetryLater):
-    """The model endpoint gave no usable answer. Usage seen before the failure is in `usage`."""
+    """The model endpoint gave no usable answer. Usage seen before the failure is in `usage`.
+
+    `held_back`: a circuit breaker refused the call; no attempt was made, and nothing was sent.
+    """
 
     retry_after_s: float | None = None
     status: int | None = None
@@ -132,6 +135,7 @@ class ModelFailure(RetryLater):
     error_code: str | None = None
     error_type: str | None = None
     sent: bool = True
+    held_back: bool = False
     billed: bool = False
     usage: Any = None
     received_bytes: int = 0  # of the answer's content, before it broke off: no fewer than its tokens

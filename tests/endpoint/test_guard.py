@@ -117,7 +117,7 @@ async def test_open_breaker_refuses_at_once_says_until_when_and_sends_nothing():
         await endpoint.call(request())
 
     refusal = caught.value
-    assert (refusal.sent, refusal.billed, refusal.error_code) == (False, False, "breaker_open")
+    assert (refusal.sent, refusal.billed, refusal.held_back) == (False, False, True)
     assert now() == asked_at
     assert refusal.retry_after_s == pytest.approx(5.0, rel=0.11)
     assert service.log == []
@@ -145,7 +145,7 @@ async def test_those_who_waited_for_a_probe_that_fails_are_refused():
     failures = await outcomes(*(endpoint.call(request()) for _ in range(8)))
 
     assert len(service.log) == 1
-    assert [failure.error_code for failure in failures] == [None] + ["breaker_open"] * 7
+    assert [failure.held_back for failure in failures] == [False] + [True] * 7
     assert all(failure.retry_after_s == pytest.approx(10.0, rel=0.11) for failure in failures[1:])
     assert idle(endpoint)
 
@@ -187,7 +187,7 @@ async def test_call_that_waited_for_a_slot_while_the_breaker_opened_is_not_sent(
     failures = await outcomes(*(endpoint.call(request()) for _ in range(10)))
 
     assert len(service.log) == 4
-    assert [failure.error_code for failure in failures] == [None] * 4 + ["breaker_open"] * 6
+    assert [failure.held_back for failure in failures] == [False] * 4 + [True] * 6
     assert idle(endpoint)
 
 
@@ -204,7 +204,7 @@ async def test_retries_that_waited_for_the_budget_while_the_breaker_opened_are_n
     refused = await outcomes(*waiting)
 
     assert len(service.log) == 5
-    assert [failure.error_code for failure in refused] == ["breaker_open"] * 10
+    assert [failure.held_back for failure in refused] == [True] * 10
     assert idle(endpoint)
     assert guard_of(endpoint).retries.left == pytest.approx(1.0)
 

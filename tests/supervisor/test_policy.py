@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
 from understudy import (
     Backoff,
     ChangeCall,
+    EndpointUnavailable,
     HandlerFailed,
     InvalidDefinition,
     LimitExceeded,
@@ -27,7 +29,15 @@ from understudy import (
     stop,
     suspend,
 )
-from understudy.supervisor.policy import NO_RULES, PROGRAMMING_ERRORS, Past, decide, deciding_rule
+from understudy.supervisor.policy import (
+    HELD_BACK_MAX,
+    NO_RULES,
+    PROGRAMMING_ERRORS,
+    Past,
+    decide,
+    deciding_rule,
+    is_held_back,
+)
 
 STEADY = Backoff(1.0, max_s=8.0, jitter=0.0)
 
@@ -41,7 +51,8 @@ def ladder(policy: Policy, failure: Exception, *, limit: int = 100, **options: A
         verbs.append(decision.verb)
         if not decision.tries_again:
             return verbs
-        history.append(Past(type(failure).__name__, deciding_rule(policy, failure)))
+        made = not is_held_back(failure)
+        history.append(Past(type(failure).__name__, deciding_rule(policy, failure), made))
     return verbs
 
 
@@ -68,6 +79,45 @@ def test_each_rule_counts_its_own_failures() -> None:
 
     assert decide(policy, OSError(), history).verb == "retry"
     assert decide(policy, KeyError(), history).verb == "dead_letter"
+
+
+HELD_BACK = EndpointUnavailable("", held_back=True, sent=False, retry_after_s=20.0)
+
+
+@pytest.mark.parametrize("then", [(), (dead_letter(),)])
+def test_attempts_that_a_breaker_held_back_use_up_no_retry(then: tuple[Any, ...]) -> None:
+    policy = Policy(on(EndpointUnavailable, retry(times=2, backoff=STEADY), *then))
+    real = EndpointUnavailable("")
+    history = (Past("EndpointUnavailable", 0), *(Past("EndpointUnavailable", 0, made=False),) * 10)
+
+    again = decide(policy, HELD_BACK, history, 0.0)
+    second = decide(policy, real, history, 0.0)
+    last = decide(policy, HELD_BACK, (*history, Past("EndpointUnavailable", 0)), 0.0)
+    over = decide(policy, real, (*history, Past("EndpointUnavailable", 0)), 0.0)
+
+    assert (again.verb, again.delay_s) == ("retry", 20.0)
+    assert again.reason == "EndpointUnavailable: held back, so it uses up no retry"
+    assert (second.verb, second.delay_s, second.reason) == ("retry", 2.0, "EndpointUnavailable: retry 2 of 2")
+    assert last.verb == "retry"  # The third attempt is still to be made.
+    assert over.verb == "dead_letter"
+
+
+def test_no_more_than_an_hour_of_openings_is_waited_for() -> None:
+    policy = Policy(on(EndpointUnavailable, retry(times=2)))
+
+    assert ladder(policy, HELD_BACK) == ["retry"] * (HELD_BACK_MAX + 2) + ["dead_letter"]
+
+
+def test_ladder_that_has_something_else_left_does_not_wait_for_a_breaker() -> None:
+    policy = Policy(on(EndpointUnavailable, retry(times=2), amend(lambda given, _: given)))
+
+    assert ladder(policy, HELD_BACK) == ["retry", "retry", "amend", "dead_letter"]
+
+
+def test_past_attempts_stored_by_earlier_versions_count_as_made() -> None:
+    stored = msgspec.msgpack.encode(["EndpointUnavailable", 0])
+
+    assert msgspec.msgpack.decode(stored, type=Past) == Past("EndpointUnavailable", 0, made=True)
 
 
 def test_default_restarts_twice_and_then_gives_up() -> None:

@@ -20,7 +20,7 @@ from understudy.codec import encode
 from understudy.errors import LimitExceeded
 from understudy.events import Amended
 from understudy.mailbox.journal import Failure, Journal, Slot, storable
-from understudy.supervisor.policy import NO_RULES, Decision, Past, Policy, decide, deciding_rule
+from understudy.supervisor.policy import NO_RULES, Decision, Past, Policy, decide, deciding_rule, is_held_back
 
 _IN_PLACE = frozenset({"retry", "amend"})
 
@@ -164,7 +164,7 @@ class Ladder:
                 return _broken_off(decision, error, failure, broken)
         verdict = Verdict(failure, decision)
         if verdict.again or decision.tries_again:
-            history = (*self.rungs.history, Past(failure.type, rule))
+            history = (*self.rungs.history, Past(failure.type, rule, made=not is_held_back(error)))
             # Of a new attempt of the turn the message itself knows when it starts.
             delay_s = decision.delay_s if verdict.again else 0.0
             until = self.turn.activation.system.wall() + delay_s if delay_s else 0.0

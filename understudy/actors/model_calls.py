@@ -20,6 +20,7 @@ from understudy.actors.failures import to_failure
 from understudy.actors.ladder import Ladder, Rungs, Verdict, rungs_of
 from understudy.actors.performing import Spec, perform
 from understudy.actors.requests import NextRequest, Requests
+from understudy.actors.sendings import Sendings
 from understudy.actors.turn import Turn
 from understudy.actors.witness import Witness
 from understudy.codec import encode
@@ -50,14 +51,14 @@ class ModelCalls:
         if call is None or call.begun:
             call = self._newest = await self._claim(number)
         call.begun = True
-        amended = rungs_of(self._turn.ensure_journal(), call.slot).amended
-        if amended is not None:
-            call.use(amended)
+        rungs = rungs_of(self._turn.ensure_journal(), call.slot)
+        if rungs.amended is not None:
+            call.use(rungs.amended)
         key = conversation.answer_key(self._run, number)
         span = self._span = f"{self._turn.no}/model#{key.decode()}"
         spec = Spec(
             "model",
-            self._answer,
+            functools.partial(self._answer, Sendings(rungs.history)),
             role="model",
             span=span,
             policies=(self._policy,),
@@ -112,7 +113,7 @@ class ModelCalls:
         span = f"{self._span}/{version}"
         spec = Spec(
             "amendment",
-            functools.partial(self._registry.endpoint_for(request.model).call, request),
+            functools.partial(Sendings().send, self._registry.endpoint_for(request.model), request),
             role="model",
             span=span,
             policies=(_retries_of(self._policy),),
@@ -125,9 +126,9 @@ class ModelCalls:
         slot = await self._turn.claim(conversation.ANSWER, conversation.answer_key(self._run, number))
         return _ModelCall(self, slot)
 
-    async def _answer(self) -> ModelAnswer:
+    async def _answer(self, sendings: Sendings) -> ModelAnswer:
         request = await self._requests.upcoming()
-        return await self._registry.endpoint_for(request.model).call(request)
+        return await sendings.send(self._registry.endpoint_for(request.model), request)
 
     async def _perform(self, spec: Spec, key: bytes, slot: Slot | None = None) -> ModelAnswer:
         return cast(ModelAnswer, await perform(self._turn, spec, key, self._registry.decoder(ModelAnswer), slot=slot))

@@ -15,9 +15,6 @@ from understudy.endpoint.estimates import Estimator
 from understudy.endpoint.rates import Buckets, RateLimits
 from understudy.errors import EndpointUnavailable
 
-BREAKER_OPEN = "breaker_open"
-"""The `error_code` of a call that a breaker held back: nothing was sent, so its next attempt is the first that is."""
-
 
 class Lane:
     """The breaker and the rate buckets of one model family; *changed* hears of the breaker."""
@@ -81,6 +78,6 @@ class Lane:
         return EndpointUnavailable(
             f"calls to {self.model} are held back until {until} (for {blocked_s:.1f} s): {self._why}; nothing was sent. "
             "Try again then, or use another model.",
-            status=None, request_id=None, retry_after_s=blocked_s, error_code=BREAKER_OPEN, error_type=None, sent=False,
-            billed=False, usage=None,
+            status=None, request_id=None, retry_after_s=blocked_s, error_code=None, error_type=None, sent=False,
+            held_back=True, billed=False, usage=None,
         )  # fmt: skip

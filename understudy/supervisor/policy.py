@@ -20,6 +20,7 @@ Amendment = Callable[[Any, Exception], Any]
 """A plain function, sync or async, from an input and the failure it met to the input of the next attempt."""
 
 HINT_MAX_S = 3_600.0  # a server that asks for more patience than this gets no more
+HELD_BACK_MAX = 60  # attempts that a breaker held back and that cost no rung: an hour of its longest openings
 _DEFAULT_BACKOFF = Backoff(0.2, max_s=10.0)
 _AT_ONCE = Backoff(0.0)
 _CATCH_ALL = (Exception, UnderstudyError, RuntimeError)
@@ -68,10 +69,11 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Past(msgspec.Struct, frozen=True, array_like=True):
-    """One earlier failed attempt, as it is kept with the message or the step."""
+    """One earlier failed attempt, as it is kept with the message or the step; not `made` when a breaker held it back."""
 
     error: str
     rule: int
+    made: bool = True
 
 
 def retry(*, times: int, backoff: Backoff | None = None) -> Reaction:
@@ -216,14 +218,32 @@ def decide(
     for number, rule in enumerate([*policy, *default]):
         if not _matches(rule, failure):
             continue
-        used = sum(1 for past in history if past.rule == number)
-        for reaction in rule.reactions:
+        pasts = [past for past in history if past.rule == number]
+        for place, reaction in enumerate(rule.reactions):
+            used = len(pasts)
+            after = rule.reactions[place + 1 :]
+            if reaction.verb == "retry" and reaction.times and all(each.verb == "dead_letter" for each in after):
+                # Nothing is left but to give up, and nothing is given up for attempts that were never made.
+                used, held_back = _made(pasts)
+                if is_held_back(failure) and held_back < HELD_BACK_MAX and used <= reaction.times:
+                    return _wait(reaction, failure, min(used, reaction.times - 1), spread)
             if reaction.times is None or used < reaction.times:
                 return _react(_fitting(reaction, rule, failure), failure, used, spread)
-            used -= reaction.times
+            pasts = pasts[reaction.times :]
         # The first rule that matches decides alone: going on to the next would start its ladder, never to be counted.
         return Decision("dead_letter", 0.0, f"{name}: every reaction is used up", used_up=True)
     return Decision("dead_letter", 0.0, f"{name}: no rule answers it", used_up=True)
+
+
+def is_held_back(failure: Exception) -> bool:
+    """Whether *failure* is a breaker's: the attempt was not made."""
+    return getattr(failure, "held_back", False) is True
+
+
+def _made(pasts: list[Past]) -> tuple[int, int]:
+    """Return how many attempts count, and how many were held back; of these, too many count too."""
+    held_back = sum(1 for past in pasts if not past.made)
+    return len(pasts) - min(held_back, HELD_BACK_MAX), held_back
 
 
 def deciding_rule(policy: Policy, failure: Exception) -> int:
@@ -252,6 +272,12 @@ def _fitting(reaction: Reaction, rule: Rule, failure: Exception) -> Reaction:
     if reaction.verb == "restart" and elsewhere:
         return msgspec.structs.replace(reaction, verb="retry")
     return reaction
+
+
+def _wait(reaction: Reaction, failure: Exception, used: int, spread: float | None) -> Decision:
+    """Return the retry that follows an attempt that was not made: the same rung again, when the breaker says."""
+    decision = _react(reaction, failure, used, spread)
+    return msgspec.structs.replace(decision, reason=f"{type(failure).__name__}: held back, so it uses up no retry")
 
 
 def _react(reaction: Reaction, failure: Exception, used: int, spread: float | None) -> Decision:

@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 
 from tests.trace.tape import MODEL, Tape, crash, order, report
 from understudy import events
+from understudy.endpoint.breaker import State
 from understudy.trace.tree import Trace, build_trace, decode_events
 
 
@@ -18,7 +19,7 @@ def build(tape: Tape, *, is_live: bool = True) -> Trace:
 
 def every_kind() -> list[events.TraceEvent]:
     """One event of every type in the catalogue, in two lives, on few spans."""
-    values = {str: "x", int: 2, float: 0.5, bool: False}
+    values = {str: "x", int: 2, float: 0.5, bool: False, State: "open"}
     made = []
     for life in (1, 2):
         for place, cls in enumerate(events.Event.__args__):
@@ -441,4 +442,22 @@ def test_failure_that_a_turn_hands_up_names_the_supervisor():
     assert build(tape).roots[0].notes == (
         "FAILED OSError, escalated",
         "escalated to supervisor research: OSError: escalated to the supervisor",
+    )
+
+
+def test_breaker_is_a_line_of_its_own_that_tells_each_change():
+    tape = Tape("system")
+    where = f"breaker {MODEL}"
+    told = {"model": MODEL, "reason": "5 of 10 calls failed within 30 s"}
+    tape.put(events.BreakerChanged, where, state="open", until=tape.now + 5, **told)
+    tape.pause(5).put(events.BreakerChanged, where, model=MODEL, state="half_open", reason="one probe goes")
+    tape.put(events.BreakerChanged, where, model=MODEL, state="closed", reason="the probe succeeded")
+
+    (root,) = build_trace("system", tape.events).roots
+
+    assert (root.name, root.status) == (where, "ok")
+    assert root.attempts[-1].notes == (
+        "open for 5 s: 5 of 10 calls failed within 30 s",
+        "half open: one probe goes",
+        "closed: the probe succeeded",
     )

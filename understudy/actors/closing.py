@@ -36,6 +36,8 @@ async def close(system: System) -> None:
         task.cancel()
     if system._tasks:
         await asyncio.wait(system._tasks)
+    for end_listening in system.deaf:
+        end_listening()  # There may be other systems at the same endpoint.
     if system.failure is None:
         system.recorder.emit(
             SystemStopped(

@@ -9,7 +9,8 @@ from weakref import WeakSet
 from understudy.actors.activation import Activation
 from understudy.actors.stream import Stream
 from understudy.codec import encode
-from understudy.events import Event, TraceEvent
+from understudy.endpoint.breaker import Change
+from understudy.events import BreakerChanged, Event, TraceEvent
 from understudy.mailbox.envelope import Envelope
 
 if TYPE_CHECKING:
@@ -62,6 +63,24 @@ class Recorder:
                 kind=activation.type.kind,
                 actor=activation.id,
                 **facts,
+            )
+        )
+
+    def emit_breaker(self, model: str, change: Change) -> None:
+        """Put a change of an endpoint's breaker into the next commit."""
+        if self._system.failure is not None:
+            return
+        at = self._system.wall()
+        self.emit(
+            BreakerChanged(
+                at=at,
+                correlation="system",
+                span=f"breaker {model}",
+                life=self._system.life,
+                model=model,
+                state=change.state,
+                reason=change.reason,
+                until=at + change.open_s if change.state == "open" else None,
             )
         )
 

@@ -157,6 +157,7 @@ class System:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.turn_tasks: set[asyncio.Task[Any]] = set()
         self._paused: list[Activation] = []
+        self.deaf: list[Callable[[], None]] = []  # end the listening at the endpoints
         self._host: asyncio.Task[Any] | None = None
 
     # --- opening and closing ---------------------------------------------------------------------------------------
@@ -198,6 +199,7 @@ class System:
                     clean=opening.clean,
                 )
             )
+            self.deaf = [endpoint.on_change(self.recorder.emit_breaker) for endpoint in self.registry.endpoints]
             await self.timers.start()
             await self.supervision.start()
             await self.supervision.store_picture()

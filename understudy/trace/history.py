@@ -202,6 +202,11 @@ class History:
                 self._coming.append("resumed")
             case happened.ActorErased():
                 self._say(order, event, f"{words.one_line(event.kind)} #{event.actor_no}", "erased")
+            case happened.BreakerChanged():
+                state = event.state.replace("_", " ")
+                if event.until is not None:
+                    state += f" for {words.duration(event.until - event.at)}"
+                self._say(order, event, f"breaker {words.one_line(event.model)}", f"{state}: {_line(event.reason)}")
             case happened.SystemStarted():
                 clean = "" if event.clean else "; the process before it was killed"
                 self._say(order, event, "system", f"opened by process {event.pid}{clean}")

@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"testing", "cli"},
     {"", "__main__"},
 ]
-HEAVY = {"aiohttp", "anthropic", "click", "opentelemetry", "pydantic", "rich"}
+HEAVY = {"aiohttp", "anthropic", "click", "openai", "opentelemetry", "pydantic", "rich"}
 IMPORT_MS_MAX = 150
 
 

@@ -18,6 +18,7 @@ from understudy.endpoint.endpoint import Endpoint
 from understudy.endpoint.guard import EndpointStatus
 from understudy.endpoint.model import ModelRequest
 from understudy.endpoint.retry_budget import RetryBudget
+from understudy.endpoint.openai import OpenAICompatibleProvider
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
@@ -141,6 +142,7 @@ __all__ = [
     "NoTurn",
     "NotFound",
     "NotRegistered",
+    "OpenAICompatibleProvider",
     "OutcomeUnknown",
     "Overloaded",
     "Picture",

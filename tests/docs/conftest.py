@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from understudy.testing import FakeAnthropic, calls, says
+from understudy.testing import FakeAnthropic, FakeOpenAI, calls, says
 
 PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
 
@@ -29,13 +29,13 @@ def play(request):
 
 @pytest.fixture(scope="session")
 def environment() -> Iterator[dict[str, str]]:
-    """The environment of a program: the SDK's own variables lead it to a fake endpoint in this process."""
+    """The environment of a program: the SDKs' own variables lead it to fake endpoints in this process."""
     opened: list[str] = []
     is_open, is_over = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        async with FakeAnthropic(play) as fake:
-            opened.append(fake.url)
+        async with FakeAnthropic(play) as fake, FakeOpenAI(lambda _request: says("Nothing.")) as other:
+            opened.extend((fake.url, other.url))
             is_open.set()
             await asyncio.to_thread(is_over.wait)
 
@@ -44,7 +44,13 @@ def environment() -> Iterator[dict[str, str]]:
     try:
         assert is_open.wait(10)
         plain = {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
-        yield {**plain, "ANTHROPIC_BASE_URL": opened[0], "ANTHROPIC_API_KEY": "no-key"}
+        yield {
+            **plain,
+            "ANTHROPIC_BASE_URL": opened[0],
+            "ANTHROPIC_API_KEY": "no-key",
+            "OPENAI_BASE_URL": opened[1],
+            "OPENAI_API_KEY": "no-key",
+        }
     finally:
         is_over.set()
         thread.join()

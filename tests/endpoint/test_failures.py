@@ -11,12 +11,14 @@ import sys
 
 import anthropic
 import msgspec
+import openai
 import pydantic
 import pytest
 
 from understudy.endpoint.anthropic import AnthropicProvider
 from understudy.endpoint.failures import classify, retry_after
 from understudy.endpoint.model import ChatMessage, ModelRequest, Text, Usage
+from understudy.endpoint.openai import OpenAICompatibleProvider
 from understudy.errors import (
     AuthenticationFailed,
     ContextOverflow,
@@ -33,6 +35,7 @@ from understudy.errors import (
 )
 from understudy.testing import (
     FakeAnthropic,
+    FakeOpenAI,
     broken_tool_json,
     drops,
     ends_early,
@@ -117,11 +120,14 @@ def transport(request, monkeypatch):
 
 
 @pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("fake_class", [FakeAnthropic, FakeOpenAI])
 @pytest.mark.usefixtures("transport")
-async def test_a_fault_on_the_wire_gets_its_class_and_its_facts(row):
+async def test_a_fault_on_the_wire_gets_its_class_and_its_facts(fake_class, row):
     answer, expected, (sent, billed, counted) = ROWS[row]
+    if fake_class is FakeOpenAI and row != "refusal":
+        counted = False  # This API counts at the end of an answer only.
 
-    async with FakeAnthropic(answer) as fake:
+    async with fake_class(answer) as fake:
         with pytest.raises(ModelFailure) as caught:
             await fake.endpoint(read_timeout_s=0.1).call(REQUEST)
 
@@ -129,17 +135,83 @@ async def test_a_fault_on_the_wire_gets_its_class_and_its_facts(row):
     assert type(failure) is expected
     assert (failure.sent, failure.billed) == (sent, billed)
     assert isinstance(failure.usage, Usage) if counted else failure.usage is None
+    assert failure.retry_after_s == (7 if row == "rate limit" else None)
     assert (failure.request_id is None) == (row in ("silence before the headers", "drop before the headers"))
     assert type(pickle.loads(pickle.dumps(failure))) is expected
     assert copy.copy(failure).usage == failure.usage
 
 
+NO_LENGTHS = {"tokens": None, "tokens_max": None}
+# What only chat completions say: status, code, type and text; and what of it is a fact.
+CHAT_ROWS = {
+    "no money": (fails(429, error_code="insufficient_quota", type="insufficient_quota"), SpendLimitReached, {}),
+    "no money, told by the type": (fails(429, type="insufficient_quota"), SpendLimitReached, {}),
+    "no account": (fails(429, error_code="billing_not_active"), SpendLimitReached, {}),
+    "rate limit": (fails(429, error_code="rate_limit_exceeded", type="tokens"), RateLimited, {}),
+    "rate limit, told by the status": (fails(429, error_code="429"), RateLimited, {}),
+    "longer than a minute's tokens": (
+        fails(429, error_code="rate_limit_exceeded", type="tokens", message=(
+            "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 30601. "
+            "The input or output tokens must be reduced in order to run successfully."
+        )), ContextOverflow, {"tokens": 30_601, "tokens_max": 30_000},
+    ),
+    "too long": (
+        fails(400, error_code="context_length_exceeded", message=(
+            "This model's maximum context length is 4097 tokens. However, your messages resulted in 4619 tokens. "
+            "Please reduce the length of the messages."
+        )), ContextOverflow, {"tokens": 4619, "tokens_max": 4097},
+    ),
+    "too long with its answer": (
+        fails(400, error_code="context_length_exceeded", message=(
+            "This model's maximum context length is 4096 tokens. However, you requested 4222 tokens (1222 in the "
+            "messages, 3000 in the completion). Please reduce the length of the messages or completion."
+        )), ContextOverflow, {"tokens": 4222, "tokens_max": 4096},
+    ),
+    "too long, told in words": (
+        fails(400, type="BadRequestError", error_code="400", message=(
+            "This model's maximum context length is 262144 tokens. However, you requested 128000 output tokens and your "
+            "prompt contains at least 134145 input tokens, for a total of at least 262145 tokens."
+        )), ContextOverflow, {"tokens": 262_145, "tokens_max": 262_144},
+    ),
+    "too long without lengths": (fails(400, error_code="context_length_exceeded"), ContextOverflow, NO_LENGTHS),
+    "too long for a small server": (fails(400, type="exceed_context_size_error"), ContextOverflow, NO_LENGTHS),
+    "too long, told late": (in_stream_error("invalid_request_error", error_code="context_length_exceeded"), ContextOverflow, NO_LENGTHS),
+    "bad key": (fails(401, error_code="invalid_api_key"), AuthenticationFailed, {}),
+    "no such model": (fails(404, error_code="model_not_found"), RequestRejected, {}),
+    "no such model for this key": (fails(403, error_code="model_not_found"), RequestRejected, {}),
+    "a prompt that is filtered": (fails(400, error_code="content_filter"), Refused, {"category": "content_filter"}),
+    "overloaded": (fails(503, error_code="server_is_overloaded"), Overloaded, {}),
+    "asked to slow down": (fails(503, error_code="slow_down"), Overloaded, {}),
+    "internal error": (fails(500, type="server_error"), EndpointUnavailable, {}),
+    "a status within the answer": (in_stream_error("upstream_error", error_code="429"), RateLimited, {}),
+    "a broken upstream within the answer": (in_stream_error("upstream_error", error_code="502"), EndpointUnavailable, {}),
+    "no money within the answer": (in_stream_error("insufficient_quota"), SpendLimitReached, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", CHAT_ROWS)
+async def test_an_error_of_chat_completions_gets_its_class_whoever_raises_it(row):
+    answer, expected, facts = CHAT_ROWS[row]
+
+    async with FakeOpenAI(answer, answer) as fake:
+        with pytest.raises(ModelFailure) as caught:
+            await fake.endpoint().call(REQUEST)
+        plain = classify(await plain_openai_error(fake, streamed=True))
+
+    for failure in (caught.value, plain):
+        assert type(failure) is expected
+        assert {name: vars(failure)[name] for name in facts} == facts
+        assert failure.status == answer.status
+        assert (failure.sent, failure.billed) == (True, answer.status == 200)
+
+
+@pytest.mark.parametrize("provider_class", [AnthropicProvider, OpenAICompatibleProvider])
 @pytest.mark.usefixtures("transport")
-async def test_a_refused_connection_was_not_sent():
+async def test_a_refused_connection_was_not_sent(provider_class):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    provider = AnthropicProvider(base_url=f"http://127.0.0.1:{port}", api_key="k")
+    provider = provider_class(base_url=f"http://127.0.0.1:{port}", api_key="k")
 
     with pytest.raises(EndpointUnavailable) as caught:
         await provider.call(REQUEST)
@@ -148,11 +220,13 @@ async def test_a_refused_connection_was_not_sent():
     await provider.close()
 
 
-async def test_a_missing_key_or_profile_was_not_sent(monkeypatch, tmp_path):
-    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE", "ANTHROPIC_IDENTITY_TOKEN"):
+@pytest.mark.parametrize("provider_class", [AnthropicProvider, OpenAICompatibleProvider])
+async def test_a_missing_key_or_profile_was_not_sent(provider_class, monkeypatch, tmp_path):
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_PROFILE", "ANTHROPIC_IDENTITY_TOKEN",
+                 "OPENAI_API_KEY", "OPENAI_ADMIN_KEY"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path))
-    provider = AnthropicProvider(base_url="http://127.0.0.1:1")
+    provider = provider_class(base_url="http://127.0.0.1:1")
 
     with pytest.raises(AuthenticationFailed) as caught:
         await provider.call(REQUEST)
@@ -218,6 +292,37 @@ async def sdk_error(fake: FakeAnthropic, *, streamed: bool) -> Exception:
 async def test_what_the_sdk_raises_by_itself_is_understood_too(answer, streamed, expected):
     async with FakeAnthropic(answer) as fake:
         error = await sdk_error(fake, streamed=streamed)
+
+        assert type(classify(error)) is expected
+
+
+async def plain_openai_error(fake: FakeOpenAI, *, streamed: bool) -> Exception:
+    """What users of the plain SDK catch."""
+    async with openai.AsyncOpenAI(base_url=fake.url, api_key="k", max_retries=0) as client:
+        try:
+            made = await client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "x"}], stream=streamed
+            )
+            if streamed:
+                async for _ in made:
+                    pass
+        except Exception as error:
+            return error
+    pytest.fail("the SDK raised nothing")
+
+
+@pytest.mark.parametrize(
+    ("answer", "streamed", "expected"),
+    [
+        (junk("{", content_type="application/json"), False, EndpointUnavailable),  # JSONDecodeError
+        (drops(), True, EndpointUnavailable),  # APIConnectionError
+        (drops(0), False, EndpointUnavailable),  # APIConnectionError
+        (in_stream_error(), True, Overloaded),  # APIError without a status
+    ],
+)
+async def test_what_the_sdk_for_chat_completions_raises_by_itself_is_understood_too(answer, streamed, expected):
+    async with FakeOpenAI(answer) as fake:
+        error = await plain_openai_error(fake, streamed=streamed)
 
         assert type(classify(error)) is expected
 

@@ -23,7 +23,7 @@ from understudy.endpoint.clients import (
     is_loopback,
     know_platform,
 )
-from understudy.endpoint.failures import classify
+from understudy.endpoint.failures import StreamError, classify
 from understudy.endpoint.model import (
     Allowance,
     Block,
@@ -141,7 +141,7 @@ class AnthropicProvider:
                             continue
                         event = _decode_event(raw.data)
                         if event.type == "error":
-                            raise _StreamError(event.error or {}, stream.response, assembly.request_id)
+                            raise StreamError(event.error or {}, stream.response, assembly.request_id)
                         yield event
                         if event.type == "message_stop":
                             await drain(raw_events)
@@ -269,19 +269,6 @@ class _Event(msgspec.Struct):
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
-
-
-class _StreamError(Exception):
-    """An `error` event, shaped like the SDK's status error, so that the classifier treats both alike."""
-
-    def __init__(self, error: Mapping[str, Any], response: object, request_id: str | None) -> None:
-        super().__init__(str(error.get("message") or error.get("type") or "error event without a message"))
-        details = error.get("details")
-        self.response = response
-        self.status_code = 200
-        self.request_id = request_id
-        self.type = error.get("type")
-        self.error_code = cast(Mapping[str, Any], details).get("error_code") if isinstance(details, Mapping) else None
 
 
 class _Assembly:

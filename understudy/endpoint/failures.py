@@ -22,12 +22,14 @@ from understudy.errors import (
     ModelFailure,
     Overloaded,
     RateLimited,
+    Refused,
     RequestRejected,
     SpendLimitReached,
     UnderstudyError,
 )
 
-# Codes that say more than type and status do. A spend limit arrives as a 429, like a rate limit, and no wait cures it.
+# Codes that say more than type and status do, of every vendor: none means two things. A spend limit arrives as a 429,
+# like a rate limit, and no wait cures it.
 _BY_CODE: Mapping[str, type[ModelFailure]] = {
     "ramp_limit_exceeded": RateLimited,
     "enforced_spend_limit_reached": SpendLimitReached,
@@ -37,6 +39,18 @@ _BY_CODE: Mapping[str, type[ModelFailure]] = {
     "organization_on_hold": AuthenticationFailed,
     "compaction_unavailable": Overloaded,
     "request_body_timeout": EndpointUnavailable,
+    "insufficient_quota": SpendLimitReached,
+    "billing_hard_limit_reached": SpendLimitReached,
+    "billing_not_active": SpendLimitReached,
+    "rate_limit_exceeded": RateLimited,
+    "server_is_overloaded": Overloaded,
+    "slow_down": Overloaded,
+    "invalid_api_key": AuthenticationFailed,
+    "account_deactivated": AuthenticationFailed,
+    "model_not_found": RequestRejected,  # also as a 403, when the key's project may not use that model
+    "context_length_exceeded": ContextOverflow,
+    "content_filter": Refused,
+    "content_policy_violation": Refused,
 }
 
 # `invalid_request_error` is missing on purpose: it stands for too many things, see `_rejection`.
@@ -51,6 +65,9 @@ _BY_TYPE: Mapping[str, type[ModelFailure]] = {
     "timeout_error": EndpointUnavailable,
     "conflict_error": EndpointUnavailable,
     "api_error": EndpointUnavailable,
+    "server_error": EndpointUnavailable,
+    "insufficient_quota": SpendLimitReached,
+    "exceed_context_size_error": ContextOverflow,
 }
 
 _BY_STATUS: Mapping[int, type[ModelFailure]] = {
@@ -72,12 +89,25 @@ _NOT_SENT = frozenset({"ClientConnectorError", "ConnectionTimeoutError", "Connec
                        "ConnectionRefusedError", "LocalProtocolError"})  # fmt: skip
 _BAD_URL = frozenset({"UnsupportedProtocol", "InvalidURL", "NonHttpUrlClientError", "InvalidUrlClientError"})
 
-_TOO_LONG = re.compile(r"prompt is too long: (\d+) tokens > (\d+) maximum")
-_TOO_LONG_LOOSE = re.compile(r"prompt is too long|exceeds? (the )?(model's )?context (window|limit)", re.IGNORECASE)
+# The prompt's length and the limit, in the words of each service.
+_TOO_LONG = (
+    re.compile(r"prompt is too long: (?P<tokens>\d+) tokens > (?P<limit>\d+) maximum"),
+    re.compile(
+        r"(?:maximum context length is|configured limit of) (?P<limit>\d+) tokens"
+        r".*?(?:resulted in|requested|total of(?: at least)?) (?P<tokens>\d+) tokens",
+        re.DOTALL,
+    ),
+    # A request that is larger than a whole minute's tokens: a 429 that no wait cures, but a shorter prompt does.
+    re.compile(r"Request too large\b.*\bLimit:? (?P<limit>\d+), Requested:? (?P<tokens>\d+)", re.DOTALL),
+)
+_TOO_LONG_LOOSE = re.compile(
+    r"prompt is too long|exceeds? (the )?(model's )?(available )?context (window|limit|size)|maximum context length is",
+    re.IGNORECASE,
+)
 _NO_MONEY = re.compile(r"credit balance is too low|(spend|usage) limits?\b.*reached|reached .*\b(spend|usage) limits?",
                        re.IGNORECASE)  # fmt: skip
 _QUOTED_CHARS = 500  # A proxy's HTML page can be long.
-_NO_KEY = "Could not resolve authentication method"
+_NO_KEY = ("Could not resolve authentication method", "Missing credentials")
 
 
 def classify(
@@ -99,8 +129,10 @@ def classify(
         return error
     if not isinstance(error, Exception) or isinstance(error, UnderstudyError):
         return None  # Cancellation and the end of the process are nobody's failure; our own errors have their names.
-    status = _integer(getattr(error, "status_code", None))
-    if status is not None and "APIResponseValidationError" not in _names(error):
+    status, names = _integer(getattr(error, "status_code", None)), _names(error)
+    if status is None and "APIError" in names and isinstance(getattr(error, "body", None), Mapping):
+        status = 200  # An error event, from an SDK whose errors within a stream have no status.
+    if status is not None and "APIResponseValidationError" not in names:
         return _of_answer(error, status, usage, in_stream=in_stream or status < 400, now=now)
     # What is known of an attempt without an answer; spelled out, so that every failure carries the same attributes.
     facts: dict[str, Any] = {
@@ -114,22 +146,30 @@ def _of_answer(
     error: Exception, status: int, usage: Usage | None, *, in_stream: bool, now: float | None
 ) -> ModelFailure:
     """The service answered: code, type, then status."""
-    code, kind = _string(getattr(error, "error_code", None)), _string(getattr(error, "type", None))
-    said = _string(getattr(error, "api_message", None)) or str(error)
+    code = _string(getattr(error, "error_code", None)) or _string(getattr(error, "code", None))
+    kind = _string(getattr(error, "type", None))
+    said = _said(error)
     headers = cast(Mapping[str, str], getattr(getattr(error, "response", None), "headers", None) or {})
     retry_after_s = retry_after(headers, now=now)
     request_id = _string(getattr(error, "request_id", None))
-    extra: dict[str, Any] = {}
+    # Within a stream some services put into the code what would have been the status.
+    told = int(code) if status == 200 and code is not None and code.isdecimal() else status
     if code is not None and (code in _BY_CODE or code.endswith("_spend_limit_reached")):
         cls = _BY_CODE.get(code, SpendLimitReached)
     elif kind is not None and kind in _BY_TYPE:
         cls = _BY_TYPE[kind]
-    elif status in _BY_STATUS:
-        cls = _BY_STATUS[status]
-    elif 400 <= status < 500 or kind == "invalid_request_error":
-        cls, extra = _rejection(said)
+    elif told in _BY_STATUS:
+        cls = _BY_STATUS[told]
+    elif 400 <= told < 500 or kind == "invalid_request_error":
+        cls = _rejection(said)
     else:  # 5xx, often HTML from a proxy without any type; or a stream that ended with an error nobody has seen yet.
         cls = EndpointUnavailable
+    lengths = _lengths(said) if cls in (ContextOverflow, RateLimited) else None
+    extra: dict[str, Any] = {}
+    if cls is ContextOverflow or lengths is not None:
+        cls, extra = ContextOverflow, lengths or {"tokens": None, "tokens_max": None}
+    elif cls is Refused:
+        extra = {"category": code}
     message = f"the model endpoint {'broke off its answer' if in_stream else 'answered'} with {status}"
     message += f" ({code or kind or 'no error type'}): {said[:_QUOTED_CHARS]}"
     if retry_after_s is not None:
@@ -142,15 +182,26 @@ def _of_answer(
     )  # fmt: skip
 
 
-def _rejection(said: str) -> tuple[type[ModelFailure], dict[str, Any]]:
+def _rejection(said: str) -> type[ModelFailure]:
     """A 400 without a code: the length of the prompt and an empty account are told in words only."""
-    if found := _TOO_LONG.search(said):
-        return ContextOverflow, {"tokens": int(found[1]), "tokens_max": int(found[2])}
     if _TOO_LONG_LOOSE.search(said):
-        return ContextOverflow, {"tokens": None, "tokens_max": None}
-    if _NO_MONEY.search(said):
-        return SpendLimitReached, {}
-    return RequestRejected, {}
+        return ContextOverflow
+    return SpendLimitReached if _NO_MONEY.search(said) else RequestRejected
+
+
+def _lengths(said: str) -> dict[str, Any] | None:
+    """How long the prompt is and may be, if the text tells."""
+    for pattern in _TOO_LONG:
+        if found := pattern.search(said):
+            return {"tokens": int(found["tokens"]), "tokens_max": int(found["limit"])}
+    return None
+
+
+def _said(error: Exception) -> str:
+    """The service's own words; what the SDKs make of them differs, and may repeat the whole body."""
+    body = getattr(error, "body", None)
+    written = cast(Mapping[str, Any], body).get("message") if isinstance(body, Mapping) else None
+    return _string(getattr(error, "api_message", None)) or _string(written) or str(error)
 
 
 def _of_transport(error: Exception, facts: dict[str, Any], *, in_stream: bool) -> ModelFailure | None:
@@ -158,11 +209,12 @@ def _of_transport(error: Exception, facts: dict[str, Any], *, in_stream: bool) -
     chain = list(_chain(error))
     names = frozenset[str]().union(*map(_names, chain))
     module, own = type(error).__module__.partition(".")[0], _names(error)
-    if module == "anthropic" and "CredentialsError" in own:
+    # By name: the vendors' packages have one maker, and so the same errors.
+    if "CredentialsError" in own:
         return AuthenticationFailed(f"no usable API key was found: {error}", sent=False, billed=False, **facts)
-    if module == "anthropic" and "APIResponseValidationError" in own:
+    if "APIResponseValidationError" in own:
         return _unavailable("the answer is not what the API promises", error, facts, sent=True)
-    if module not in _TRANSPORTS and not (module == "anthropic" and "APIConnectionError" in own):
+    if module not in _TRANSPORTS and "APIConnectionError" not in own:
         return None
     if names & _BAD_URL:
         return RequestRejected(
@@ -170,7 +222,9 @@ def _of_transport(error: Exception, facts: dict[str, Any], *, in_stream: bool) -
             sent=False, billed=False, **facts,
         )  # fmt: skip
     sent = in_stream or bool(names & _SENT) or not (names & _NOT_SENT or _plain_connect_error(chain))
-    timed_out = bool(names & {"TimeoutException", "APITimeoutError", "TimeoutError"})
+    # One bridge from aiohttp calls a server that hung up a timeout.
+    hung_up = "ServerDisconnectedError" in names
+    timed_out = not hung_up and bool(names & {"TimeoutException", "APITimeoutError", "TimeoutError"})
     if in_stream:
         what = "the answer stalled" if timed_out else "the connection dropped in the middle of the answer"
     elif sent:
@@ -191,13 +245,29 @@ def _of_builtin(error: Exception, facts: dict[str, Any], *, in_stream: bool) -> 
         return _unavailable("the connection failed", error, facts, sent=in_stream or not names & _NOT_SENT)
     if isinstance(error, AssertionError):  # The SDK's own stream helper, when a gateway strips the event names.
         return _unavailable("the stream is not what the API promises", error, facts, sent=True)
-    if _NO_KEY in said:
+    if any(words in said for words in _NO_KEY):
         return AuthenticationFailed(
-            "no API key: pass api_key= or set ANTHROPIC_API_KEY; nothing was sent", sent=False, billed=False, **facts
-        )
+            "no API key: pass api_key= or set the environment variable of the vendor's package, such as "
+            "ANTHROPIC_API_KEY or OPENAI_API_KEY; nothing was sent",
+            sent=False, billed=False, **facts,
+        )  # fmt: skip
     if isinstance(error, TypeError) or said.startswith("Streaming is required"):
         return RequestRejected(f"the request cannot be sent: {error}", sent=False, billed=False, **facts)
     return None
+
+
+class StreamError(Exception):
+    """An error within a stream, shaped like the SDKs' status errors, so that `classify` treats both alike."""
+
+    def __init__(self, error: Mapping[str, Any], response: object, request_id: str | None) -> None:
+        super().__init__(str(error.get("message") or error.get("type") or "error event without a message"))
+        details, code = error.get("details"), error.get("code")
+        self.response = response
+        self.status_code = 200
+        self.request_id = request_id
+        self.type = error.get("type")
+        self.error_code = cast(Mapping[str, Any], details).get("error_code") if isinstance(details, Mapping) else None
+        self.code = None if code is None else str(code)
 
 
 def _unavailable(what: str, error: BaseException, facts: dict[str, Any], *, sent: bool) -> EndpointUnavailable:

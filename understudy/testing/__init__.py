@@ -20,6 +20,7 @@ from understudy.testing.answers import (
 from understudy.testing.anthropic import FakeAnthropic
 from understudy.testing.crash import Boundary, CrashReport, CrashTestFailed, World, crash_at_every_point
 from understudy.testing.fake_endpoint import PaidCall
+from understudy.testing.openai import FakeOpenAI
 from understudy.testing.stores import FaultyStore, InlineSQLiteStore
 from understudy.testing.virtual_time import VirtualTimeLoop
 from understudy.testing.wire import FakeRequest
@@ -30,6 +31,7 @@ __all__ = [
     "CrashReport",
     "CrashTestFailed",
     "FakeAnthropic",
+    "FakeOpenAI",
     "FakeRequest",
     "FaultyStore",
     "InlineSQLiteStore",

@@ -53,14 +53,15 @@ def request_from(index: int, digest: str, body: dict[str, Any]) -> FakeRequest:
     )
 
 
-def _tokens(text: str) -> int:
+def tokens(text: str) -> int:
+    """Return what the fakes count for a text."""
     return -(-len(text) // _CHARS_PER_TOKEN)
 
 
 def input_tokens(body: dict[str, Any]) -> int:
     """Return what the fake counts for a request's body."""
     asked = {name: body[name] for name in ("system", "messages", "tools") if name in body}
-    return _tokens(msgspec.json.encode(asked).decode())
+    return tokens(msgspec.json.encode(asked).decode())
 
 
 class Wire:
@@ -80,7 +81,7 @@ class Wire:
             self._blocks.append(named)
             written += str(named.get("_written") or named.get("text") or named.get("thinking") or "")
         self.input_tokens = answer.usage.get("input_tokens", input_tokens(request.body))
-        self.output_tokens = answer.usage.get("output_tokens", _tokens(written))
+        self.output_tokens = answer.usage.get("output_tokens", tokens(written))
 
     @property
     def _stop_reason(self) -> str:
@@ -160,17 +161,18 @@ def _empty(block: dict[str, Any]) -> dict[str, Any]:
 def _deltas(block: dict[str, Any]) -> list[dict[str, Any]]:
     match block["type"]:
         case "text":
-            return [{"type": "text_delta", "text": part} for part in _parts(block["text"])]
+            return [{"type": "text_delta", "text": part} for part in parts(block["text"])]
         case "thinking":
-            thoughts = [{"type": "thinking_delta", "thinking": part} for part in _parts(block["thinking"])]
+            thoughts = [{"type": "thinking_delta", "thinking": part} for part in parts(block["thinking"])]
             return [*thoughts, {"type": "signature_delta", "signature": block["signature"]}]
         case _:
             # The service begins the arguments with an empty piece.
-            parts = ["", *_parts(block["_written"])]
-            return [{"type": "input_json_delta", "partial_json": part} for part in parts]
+            written = ["", *parts(block["_written"])]
+            return [{"type": "input_json_delta", "partial_json": part} for part in written]
 
 
-def _parts(text: str) -> list[str]:
+def parts(text: str) -> list[str]:
+    """Return the text in the pieces in which it is streamed."""
     size = max(1, -(-len(text) // _TEXT_DELTAS))
     return [text[start : start + size] for start in range(0, len(text), size)]
 

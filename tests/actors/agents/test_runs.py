@@ -4,6 +4,7 @@ import asyncio
 import types
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import pytest
@@ -28,6 +29,7 @@ from understudy.events import ModelCalled
 from understudy.testing import (
     Answer,
     FakeAnthropic,
+    FakeOpenAI,
     FakeRequest,
     broken_tool_json,
     calls,
@@ -43,6 +45,8 @@ from understudy.testing import (
 )
 
 pytestmark = pytest.mark.anyio
+
+FakeClass: TypeAlias = type[FakeAnthropic | FakeOpenAI]
 
 
 class Passage(msgspec.Struct):
@@ -98,21 +102,26 @@ DONE = says(Report("t", ["x"]))
 
 
 def results_of(request: FakeRequest) -> list[dict[str, object]]:
-    """The tool results that a request holds after the newest answer."""
+    """The tool results that a request holds after the newest answer, on either wire."""
     newest: list[dict[str, object]] = []
     for message in reversed(request.messages):
         if message["role"] == "assistant":
             break
-        newest = [*(block for block in message["content"] if block["type"] == "tool_result"), *newest]
+        if message["role"] == "tool":
+            newest = [{**message, "is_error": message["content"].startswith("Error: ")}, *newest]
+        elif isinstance(message["content"], list):
+            newest = [*(block for block in message["content"] if block["type"] == "tool_result"), *newest]
     return newest
 
 
-async def test_agent_uses_tools_side_by_side_and_answers_with_its_type(tmp_path: Path) -> None:
+async def test_agent_uses_tools_side_by_side_and_answers_with_its_type(
+    tmp_path: Path, fake_endpoint: FakeClass
+) -> None:
     index = Index()
     answers = [together(calls(search, "a"), calls(search, "b", limit=2), calls(search, "c")), DONE]
 
     async with (
-        FakeAnthropic(*answers) as fake,
+        fake_endpoint(*answers) as fake,
         System(tmp_path / "a.db", [Researcher], endpoints=[fake.endpoint()], resources=[index]) as system,
     ):
         report = await system.actor(Researcher, "q").run("What?")
@@ -137,9 +146,11 @@ async def test_model_reads_a_tool_as_schema_and_docstring(tmp_path: Path) -> Non
     assert fake.requests[0].body["output_config"]["format"]["schema"]["required"] == ["title", "findings"]
 
 
-async def test_malformed_output_is_answered_with_a_reminder_and_no_more_than_three(tmp_path: Path) -> None:
+async def test_malformed_output_is_answered_with_a_reminder_and_no_more_than_three(
+    tmp_path: Path, fake_endpoint: FakeClass
+) -> None:
     async with (
-        FakeAnthropic(says("no json"), says({"title": 1}), DONE, *[says("never")] * 4) as fake,
+        fake_endpoint(says("no json"), says({"title": 1}), DONE, *[says("never")] * 4) as fake,
         System(tmp_path / "a.db", [Researcher], endpoints=[fake.endpoint()]) as system,
     ):
         job = await system.actor(Researcher, "q").run.submit("What?")
@@ -164,9 +175,11 @@ async def test_malformed_output_is_answered_with_a_reminder_and_no_more_than_thr
     ],
     ids=lambda fault: type(fault).__name__ + str(getattr(fault, "status", "")),
 )
-async def test_transient_failure_of_the_endpoint_is_waited_out_and_booked(tmp_path: Path, fault: Answer) -> None:
+async def test_transient_failure_of_the_endpoint_is_waited_out_and_booked(
+    tmp_path: Path, fake_endpoint: FakeClass, fault: Answer
+) -> None:
     async with (
-        FakeAnthropic(fault, DONE) as fake,
+        fake_endpoint(fault, DONE) as fake,
         System(tmp_path / "a.db", [Researcher], endpoints=[fake.endpoint()]) as system,
     ):
         job = await system.actor(Researcher, "q").run.submit("What?")
@@ -178,9 +191,9 @@ async def test_transient_failure_of_the_endpoint_is_waited_out_and_booked(tmp_pa
     assert [event.attempt for event in booked] == [1, 2]
 
 
-async def test_request_that_the_service_rejects_is_not_sent_again(tmp_path: Path) -> None:
+async def test_request_that_the_service_rejects_is_not_sent_again(tmp_path: Path, fake_endpoint: FakeClass) -> None:
     async with (
-        FakeAnthropic(fails(400, message="bad request")) as fake,
+        fake_endpoint(fails(400, message="bad request")) as fake,
         System(tmp_path / "a.db", [Chat], endpoints=[fake.endpoint()]) as system,
     ):
         with pytest.raises(RequestRejected, match="bad request"):
@@ -189,7 +202,7 @@ async def test_request_that_the_service_rejects_is_not_sent_again(tmp_path: Path
     assert fake.calls == 1
 
 
-async def test_wrong_tool_calls_go_back_to_the_model_as_errors(tmp_path: Path) -> None:
+async def test_wrong_tool_calls_go_back_to_the_model_as_errors(tmp_path: Path, fake_endpoint: FakeClass) -> None:
     answers = [
         together(calls("unknown_tool", x=1), calls("search", query=5), broken_tool_json("search")),
         calls(read_file, "/nowhere"),
@@ -197,7 +210,7 @@ async def test_wrong_tool_calls_go_back_to_the_model_as_errors(tmp_path: Path) -
     ]
 
     async with (
-        FakeAnthropic(*answers) as fake,
+        fake_endpoint(*answers) as fake,
         System(tmp_path / "a.db", [Researcher], endpoints=[fake.endpoint()], resources=[Index()]) as system,
     ):
         await system.actor(Researcher, "q").run("What?")
@@ -210,11 +223,11 @@ async def test_wrong_tool_calls_go_back_to_the_model_as_errors(tmp_path: Path) -
     assert "FileNotFoundError" in str(results_of(fake.requests[2])[0]["content"])
 
 
-async def test_answer_that_was_cut_off_runs_no_tool(tmp_path: Path) -> None:
+async def test_answer_that_was_cut_off_runs_no_tool(tmp_path: Path, fake_endpoint: FakeClass) -> None:
     index = Index()
 
     async with (
-        FakeAnthropic(cut_by_max_tokens(calls(search, "a")), DONE) as fake,
+        fake_endpoint(cut_by_max_tokens(calls(search, "a")), DONE) as fake,
         System(tmp_path / "a.db", [Researcher], endpoints=[fake.endpoint()], resources=[index]) as system,
     ):
         await system.actor(Researcher, "q").run("What?")
@@ -333,7 +346,9 @@ class Shop(Agent[str, Notes], kind="shop"):
         return "Notes: " + ", ".join(self.state.lines)
 
 
-async def test_handlers_and_queries_of_actors_are_tools_at_the_agents_id(tmp_path: Path) -> None:
+async def test_handlers_and_queries_of_actors_are_tools_at_the_agents_id(
+    tmp_path: Path, fake_endpoint: FakeClass
+) -> None:
     answers = [
         together(calls("cart_add", sku="apple", count=2), calls("note", line="likes apples")),
         calls("cart_show"),
@@ -341,7 +356,7 @@ async def test_handlers_and_queries_of_actors_are_tools_at_the_agents_id(tmp_pat
     ]
 
     async with (
-        FakeAnthropic(*answers) as fake,
+        fake_endpoint(*answers) as fake,
         System(tmp_path / "a.db", [Shop], endpoints=[fake.endpoint()]) as system,
     ):
         await system.actor(Shop, "c-1").run("two apples")
@@ -431,14 +446,14 @@ async def test_cost_is_booked_per_call_and_unknown_is_not_nothing(tmp_path: Path
     assert booked[1].usd_micros is None
 
 
-async def test_endless_tool_use_stops_at_max_steps(tmp_path: Path) -> None:
+async def test_endless_tool_use_stops_at_max_steps(tmp_path: Path, fake_endpoint: FakeClass) -> None:
     class Short(Agent[str]):
         model = "claude-sonnet-5-5"
         tools = [search]
         max_steps = 3
 
     async with (
-        FakeAnthropic(*[calls(search, "a")] * 3) as fake,
+        fake_endpoint(*[calls(search, "a")] * 3) as fake,
         System(tmp_path / "a.db", [Short], endpoints=[fake.endpoint()], resources=[Index()]) as system,
     ):
         with pytest.raises(Exception, match="max_steps"):

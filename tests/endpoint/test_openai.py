@@ -26,7 +26,7 @@ from understudy.endpoint.model import (
 from understudy.endpoint.sse import event_data
 from understudy.endpoint.strict_schema import is_strict
 from understudy.errors import EndpointUnavailable, InvalidDefinition, RateLimited, Refused, RequestRejected
-from understudy.testing import FakeOpenAI, calls, fails, junk, says, stops, thinks, together
+from understudy.testing import FakeOpenAI, calls, fails, junk, says, stalls, stops, thinks, together
 
 pytestmark = pytest.mark.anyio
 
@@ -318,11 +318,11 @@ async def test_what_the_callback_of_allowances_raises_is_not_taken_for_a_failure
     def fail(_allowance: Allowance) -> None:
         raise TimeoutError("mine")
 
-    async with FakeOpenAI(msgspec.structs.replace(says("x"), headers=LIMITS)) as fake:
+    async with FakeOpenAI(msgspec.structs.replace(stalls(), headers=LIMITS)) as fake:
         provider = OpenAICompatibleProvider(base_url=fake.url, api_key="k")
         with pytest.raises(TimeoutError, match="mine"):
             await provider.call(REQUEST, on_allowance=fail)
-        await fake.wait_idle()
+        await fake.wait_idle()  # The stream is closed.
         await provider.close()
 
 

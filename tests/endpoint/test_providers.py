@@ -125,7 +125,8 @@ async def test_nothing_is_retried(wire):
         assert fake.calls == 3
 
 
-async def test_a_connection_serves_call_after_call(wire, monkeypatch):
+@pytest.mark.usefixtures("transport")
+async def test_a_connection_serves_call_after_call(wire, monkeypatch, seed):
     opened: list[object] = []
     accept = FakeEndpoint._connected
 
@@ -134,12 +135,43 @@ async def test_a_connection_serves_call_after_call(wire, monkeypatch):
         await accept(fake, reader, writer)
 
     monkeypatch.setattr(FakeEndpoint, "_connected", counted)
-    async with wire.fake(lambda _request: says("x" * 500)) as fake:
+    # In pieces, so that the end of a body comes after its last event.
+    async with wire.fake(lambda _request: says("x" * 500), split_seed=seed) as fake:
         endpoint = fake.endpoint()
         for _ in range(5):
             await endpoint.call(REQUEST)
 
     assert len(opened) == 1
+
+
+@pytest.mark.usefixtures("transport")
+async def test_an_error_of_the_callback_closes_the_stream(wire):
+    def fail(_text: str) -> None:
+        raise KeyError("mine")
+
+    async with wire.fake(stalls()) as fake:
+        with pytest.raises(KeyError) as caught:
+            await fake.endpoint().call(REQUEST, on_text=fail)
+        await fake.wait_idle()  # The server saw the client hang up, though the error still holds all that was there.
+
+    assert caught.value.args == ("mine",)
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(wire, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    assert (await answer_to(wire, says("x"))).text == "x"
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_connection_that_drops_before_the_answer_is_not_called_slow(wire):
+    async with wire.fake(drops(0)) as fake:
+        with pytest.raises(EndpointUnavailable, match="the connection dropped before the answer"):
+            await fake.endpoint().call(REQUEST)
 
 
 @pytest.mark.usefixtures("transport")

@@ -20,8 +20,8 @@ from understudy.endpoint.clients import (
     check_settings,
     drain,
     has_aiohttp,
-    is_loopback,
     know_platform,
+    proxy_options,
 )
 from understudy.endpoint.failures import StreamError, classify
 from understudy.endpoint.model import (
@@ -109,8 +109,6 @@ class AnthropicProvider:
             async with limit, contextlib.aclosing(self._events(client, request, assembly)) as events:
                 async for event in events:
                     assembly.add(event)
-                    if assembly.complete:
-                        break
         except TimeoutError as error:
             if not limit.expired():
                 raise  # The callback's own.
@@ -172,8 +170,6 @@ class AnthropicProvider:
     def _open(self) -> AsyncAnthropic:
         import anthropic  # A second and 75 MB, so only for those who call a model.
 
-        # An environment's proxy cannot reach this machine's loopback; a test must not depend on NO_PROXY being set.
-        trust_env = not is_loopback(self._base_url)
         timeout = anthropic.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, read=self._read_timeout_s)
         client_class = anthropic.DefaultAioHttpClient if has_aiohttp() else anthropic.DefaultAsyncHttpxClient
         client = anthropic.AsyncAnthropic(
@@ -182,7 +178,7 @@ class AnthropicProvider:
             timeout=timeout,
             max_retries=0,  # Its retries know neither spend limits nor our budgets, and may sleep for hours.
             open_telemetry=False,  # Otherwise every call is traced, and its tokens summed, twice.
-            http_client=client_class(timeout=timeout, trust_env=trust_env),
+            http_client=client_class(timeout=timeout, **proxy_options(self._base_url)),
         )
         know_platform(client, anthropic._base_client)
         return client
@@ -278,7 +274,6 @@ class _Assembly:
         self._model = model
         self.status: int | None = None  # Known as soon as the answer has begun.
         self.request_id: str | None = None
-        self.complete = False
         self._on_text = on_text
         self._message: _Message | None = None
         self._counts: dict[str, int] = {}
@@ -321,10 +316,8 @@ class _Assembly:
                 self._stop_details = delta.get("stop_details") or self._stop_details
                 if event.usage is not None:
                     self._count(event.usage)
-            case "message_stop":
-                self.complete = True
             case _:
-                pass  # `ping`, `content_block_stop`, and whatever the service adds.
+                pass  # `ping`, `content_block_stop`, `message_stop`, and whatever the service adds.
 
     def answer(self) -> ModelAnswer:
         """Return the complete answer; an answer that lacks what the API promises is no answer."""

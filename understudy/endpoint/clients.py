@@ -118,6 +118,14 @@ def is_loopback(base_url: str | None) -> bool:
         return False
 
 
+def proxy_options(base_url: str | None) -> dict[str, Any]:
+    """Return what an HTTP client is told about proxies: those of the environment cannot reach this machine's loopback."""
+    if not is_loopback(base_url):
+        return {}
+    # The mounts too: one vendor's client makes them from the environment whatever `trust_env` says.
+    return {"trust_env": False, "mounts": {"all://": None, "http://": None, "https://": None}}
+
+
 async def drain(body: AsyncIterator[object]) -> None:
     """Read to the end of the body, so that the connection is used again; the answer is complete whatever happens."""
     with contextlib.suppress(Exception):

@@ -29,8 +29,8 @@ from understudy.endpoint.clients import (
     check_settings,
     drain,
     has_aiohttp,
-    is_loopback,
     know_platform,
+    proxy_options,
 )
 from understudy.endpoint.failures import StreamError, classify
 from understudy.endpoint.model import Allowance, ModelAnswer, ModelRequest
@@ -214,8 +214,6 @@ class OpenAICompatibleProvider:
     def _open(self) -> AsyncOpenAI:
         import openai  # A second and more, so only for those who call a model.
 
-        # An environment's proxy cannot reach this machine's loopback; a test must not depend on NO_PROXY being set.
-        trust_env = not is_loopback(self._base_url)
         timeout = openai.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, read=self._read_timeout_s)
         client_class = openai.DefaultAioHttpClient if has_aiohttp() else openai.DefaultAsyncHttpxClient
         client = openai.AsyncOpenAI(
@@ -223,7 +221,7 @@ class OpenAICompatibleProvider:
             base_url=self._base_url,
             timeout=timeout,
             max_retries=0,  # Its retries know neither spend limits nor our budgets.
-            http_client=client_class(timeout=timeout, trust_env=trust_env),
+            http_client=client_class(timeout=timeout, **proxy_options(self._base_url)),
         )
         know_platform(client, openai._base_client)
         return client

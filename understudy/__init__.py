@@ -17,8 +17,8 @@ from understudy.endpoint.breaker import Breaker
 from understudy.endpoint.endpoint import Endpoint
 from understudy.endpoint.guard import EndpointStatus
 from understudy.endpoint.model import ModelRequest
-from understudy.endpoint.retry_budget import RetryBudget
 from understudy.endpoint.openai import OpenAICompatibleProvider
+from understudy.endpoint.retry_budget import RetryBudget
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,

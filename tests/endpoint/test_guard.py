@@ -209,6 +209,35 @@ async def test_retries_that_waited_for_the_budget_while_the_breaker_opened_are_n
     assert guard_of(endpoint).retries.left == pytest.approx(1.0)
 
 
+async def test_retry_behind_an_opened_breaker_does_not_wait_for_a_slot_too():
+    service = Service(fails_with(Overloaded, sent=True))
+    endpoint = Endpoint(
+        service, concurrency=4, breaker=Breaker(calls_min=4), retry_budget=RetryBudget(ratio=0.0, per_s=0.5, burst=1)
+    )
+    guard = guard_of(endpoint)
+    await guard.retries.take()
+    waiting = asyncio.create_task(endpoint.call(request(), attempt=2))
+    await outcomes(*(endpoint.call(request()) for _ in range(4)))
+    service.takes_s = 100.0
+    others = [asyncio.create_task(endpoint.call(request("claude-haiku-5-5"))) for _ in range(4)]
+    began_s = now()
+
+    failure = (await outcomes(waiting))[0]
+
+    assert failure.held_back
+    assert now() - began_s < 2.0
+    await outcomes(*others)
+
+
+async def test_retries_allow_no_further_retries():
+    service = Service()
+    endpoint = Endpoint(service, retry_budget=RetryBudget(ratio=1.0, per_s=0.1, burst=1))
+
+    await outcomes(*(endpoint.call(request(), attempt=2) for _ in range(3)))
+
+    assert service.log == pytest.approx([0, 10, 20], abs=0.01)
+
+
 async def test_retries_wait_for_the_budget_and_first_attempts_do_not():
     service = Service()
     endpoint = Endpoint(service, retry_budget=RetryBudget(ratio=0.0, per_s=0.1, burst=1))
@@ -441,20 +470,18 @@ async def test_call_gives_back_what_it_took_however_it_ends(error, as_probe):
 async def test_estimate_stays_booked_unless_somebody_knows_better(monkeypatch):
     booked: list[Any] = []
 
-    class Grant:
-        def settle(self, input_tokens, output_tokens):
-            booked.append((input_tokens, output_tokens))
-
-        def give_back(self):
-            booked.append("back")
-
     service = Service()
     endpoint = Endpoint(service)
     lane = guard_of(endpoint)._lane(MODEL)
 
+    real = lane.buckets.acquire
+
     async def acquire(need):
         booked.append(need)
-        return Grant()
+        grant = await real(need)
+        monkeypatch.setattr(grant, "settle", lambda *tokens: booked.append(tokens))
+        monkeypatch.setattr(grant, "give_back", lambda: booked.append("back"))
+        return grant
 
     monkeypatch.setattr(lane.buckets, "acquire", acquire)
     ends = [

@@ -19,6 +19,7 @@ from understudy.endpoint.guard import EndpointStatus
 from understudy.endpoint.model import ModelRequest
 from understudy.endpoint.openai import OpenAICompatibleProvider
 from understudy.endpoint.retry_budget import RetryBudget
+from understudy.endpoint.rates import RateLimits
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
@@ -150,6 +151,7 @@ __all__ = [
     "Query",
     "Rate",
     "RateLimited",
+    "RateLimits",
     "Refused",
     "RequestRejected",
     "RestartIntensityExceeded",

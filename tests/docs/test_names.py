@@ -24,7 +24,7 @@ KNOWN = {*dir(builtins), "CancelledError", "SIGKILL"}
 # "Not yet" in the README: what each of them would be called.
 NOT_YET = {
     "Budgets": "Budget",
-    "token rate limits": "RateLimits",
+    "circuit breaker": "Breaker",
     "approvals": "Approval",
     "workflow scopes": "Workflow",
 }

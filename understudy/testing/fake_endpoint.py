@@ -3,7 +3,8 @@
 It answers what the test says, counts what it was paid for, and can cause these faults: any error status with code,
 type and retry-after; an HTML error page of a proxy; an error event in the stream; a connection that drops, stalls or
 ends early before or within an answer; tool arguments that are not JSON; an answer cut by `max_tokens`; any stop
-reason; a 200 that is no answer at all; events split at any byte. It cannot cause DNS and TLS faults or slow writes.
+reason; a 200 that is no answer at all; events split at any byte; rate limits that are kept, and told in headers or
+not. It cannot cause DNS and TLS faults or slow writes.
 
 Nothing in it waits for time to pass, so it works under virtual time. It also serves clients in other processes.
 """
@@ -25,11 +26,12 @@ import msgspec
 
 from understudy.clock import outside
 from understudy.endpoint.endpoint import Endpoint
-from understudy.endpoint.model import Provider
+from understudy.endpoint.rates import RateLimits
 from understudy.errors import InvalidDefinition
 from understudy.testing.answers import Answer, fails
 from understudy.testing.http import HEADER_BYTES_MAX, Connection, HungUpError, receive
-from understudy.testing.wire import FakeRequest, json_object
+from understudy.testing.quota import Quotas
+from understudy.testing.wire import FakeRequest, Wire, error_body, input_tokens, json_object, request_from
 
 _REQUESTS_KEPT = 1_000  # `requests` is for asserting on; a benchmark of a million calls must not keep them all.
 
@@ -76,17 +78,25 @@ class FakeEndpoint(ABC):
     `calls` counts every call, also failed ones; `paid` those answered with content. `split_seed` splits the stream's
     bytes at random places. `ledger_path` is a file that gets one JSON line per paid call, on disk before the answer's
     first byte leaves, so that calls can be counted across the lives of a process.
+
+    With `limits` it keeps them as the service does, for each model family, in the loop's time: a call beyond them takes
+    nothing off the script, is answered with 429 and `retry-after`, and counted in `rejected`. Every answer then has the
+    `anthropic-ratelimit-*` headers, unless `headers=False` leaves them out as some gateways do.
     """
 
     @overload
-    def __init__(self, *answers: Answer, split_seed: int | None = ..., ledger_path: str | os.PathLike[str] | None = ...
-                 ) -> None: ...  # fmt: skip
+    def __init__(self, *answers: Answer, split_seed: int | None = ..., ledger_path: str | os.PathLike[str] | None = ...,
+                 limits: RateLimits | None = ..., headers: bool = ...) -> None: ...  # fmt: skip
     @overload
+    def __init__(self, function: Answering, /, *, split_seed: int | None = ..., ledger_path: str | os.PathLike[str] | None = ...,
+                 limits: RateLimits | None = ..., headers: bool = ...) -> None: ...  # fmt: skip
     def __init__(
-        self, function: Answering, /, *, split_seed: int | None = ..., ledger_path: str | os.PathLike[str] | None = ...
-    ) -> None: ...
-    def __init__(
-        self, *answers: Any, split_seed: int | None = None, ledger_path: str | os.PathLike[str] | None = None
+        self,
+        *answers: Any,
+        split_seed: int | None = None,
+        ledger_path: str | os.PathLike[str] | None = None,
+        limits: RateLimits | None = None,
+        headers: bool = True,
     ) -> None:
         self._function: Answering | None = None
         if len(answers) == 1 and callable(answers[0]):
@@ -101,6 +111,7 @@ class FakeEndpoint(ABC):
         self.calls = 0
         self.in_flight = 0
         self.max_in_flight = 0
+        self.rejected = 0
         self.paid: list[PaidCall] = []
         self.requests: deque[FakeRequest] = deque(maxlen=_REQUESTS_KEPT)
         self.exhausted: AssertionError | None = None
@@ -109,6 +120,7 @@ class FakeEndpoint(ABC):
         self._script_length = len(answers)
         self._split_seed = split_seed
         self._ledger_path = ledger_path
+        self._quotas = Quotas(limits, told=headers)
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._providers: list[Provider] = []
@@ -243,19 +255,28 @@ class FakeEndpoint(ABC):
         digest = hashlib.sha256(raw).hexdigest()
         request_id = f"req_{index:06d}{digest[:12]}"
         body = json_object(raw)
-        answer = self._refusal_to_serve(headers, body)
-        request = self._request(index, digest, body or {})
+        answer = _refusal_to_serve(headers, body)
+        request = request_from(index, digest, body or {})
+        counted = input_tokens(request.body)
         if answer is None:
             self.requests.append(request)
-            answer = await self._answer(connection, request)
-        head = {self._REQUEST_ID: request_id, **answer.headers}
+            refused_s = self._quotas.admit(request.model, counted)
+            if refused_s is None:
+                answer = await self._answer(connection, request)
+            else:
+                self.rejected += 1
+                answer = fails(429, retry_after_s=refused_s, message="this request would exceed a rate limit")
+        # As the service does: headers are made before the answer is written, so they do not know its output.
+        head = {"request-id": request_id, **self._quotas.headers(request.model), **answer.headers}
         if answer.body is not None:
             await connection.send(answer.status, head, answer.body.encode(), answer.content_type)
             return True
         if answer.status != 200:
             await connection.send(answer.status, head, self._error_body(answer, request_id))
             return True
-        wire = self._wire(request, answer)
+        wire = Wire(request, answer)
+        # What the answer says was counted is what counts, also of a stream that breaks.
+        self._quotas.spend(request.model, wire.counted_input_tokens - counted, wire.output_tokens)
         broken = answer.fault in ("drop", "stall")
         silent = broken and answer.after_bytes == 0
         paid = PaidCall(index, request.model, wire.input_tokens, wire.output_tokens, digest)

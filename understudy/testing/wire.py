@@ -84,6 +84,12 @@ class Wire:
         self.output_tokens = answer.usage.get("output_tokens", tokens(written))
 
     @property
+    def counted_input_tokens(self) -> int:
+        """What counts for the limit of input tokens: cache writes do, cache reads do not."""
+        usage = self._answer.usage
+        return self.input_tokens + usage.get("cache_write_5m_tokens", 0) + usage.get("cache_write_1h_tokens", 0)
+
+    @property
     def _stop_reason(self) -> str:
         if self._answer.stop_reason is not None:
             return self._answer.stop_reason

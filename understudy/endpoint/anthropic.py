@@ -13,17 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from understudy.clock import wall_clock
-from understudy.endpoint.clients import (
-    CONNECT_TIMEOUT_S,
-    Clients,
-    check_settings,
-    drain,
-    has_aiohttp,
-    know_platform,
-    proxy_options,
-)
-from understudy.endpoint.failures import StreamError, classify
+from understudy.clock import outside, wall_clock
+from understudy.endpoint.allowance import allowance_of
+from understudy.endpoint.failures import classify
 from understudy.endpoint.model import (
     Allowance,
     Block,
@@ -36,7 +28,7 @@ from understudy.endpoint.model import (
     ToolResult,
     Usage,
 )
-from understudy.errors import EndpointUnavailable, Refused
+from understudy.errors import EndpointUnavailable, InvalidDefinition, ModelFailure, Refused
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic, AsyncStream
@@ -90,7 +82,9 @@ class AnthropicProvider:
     ) -> ModelAnswer:
         """Make one attempt and return the complete answer; if cancelled, the stream is closed and the answer is lost.
 
-        `on_text` sees the text as it arrives, also of an attempt that fails later; what it raises ends the attempt.
+        `on_text` sees the text as it arrives, also of an attempt that fails later. `on_allowance` sees what the headers
+        say about rate limits as soon as they are there, also those of an error, and is not called when they say nothing.
+        What either raises ends the attempt.
 
         Raises:
             Refused: The model declined; `category` says why when the service does.
@@ -108,7 +102,16 @@ class AnthropicProvider:
         try:
             async with limit, contextlib.aclosing(self._events(client, request, assembly)) as events:
                 async for event in events:
+                    if event is _BEGUN:
+                        _tell_allowance(assembly.headers, on_allowance)
+                        continue
                     assembly.add(event)
+                    if assembly.complete:
+                        break
+        except ModelFailure:
+            if assembly.status is None:  # No answer had begun, so these headers, if there are any, are the error's own.
+                _tell_allowance(assembly.headers, on_allowance)
+            raise
         except TimeoutError as error:
             if not limit.expired():
                 raise  # The callback's own.
@@ -130,7 +133,9 @@ class AnthropicProvider:
             stream: AsyncStream[RawMessageStreamEvent] = await create(**_body(request), stream=True)
             assembly.request_id = stream.response.headers.get("request-id")
             assembly.status = stream.response.status_code
+            assembly.headers = stream.response.headers
             try:
+                yield _BEGUN
                 # A generator, though typed as less: closed here, not whenever it is collected.
                 raws = cast("AsyncGenerator[ServerSentEvent, None]", stream.raw_events(stream.response))
                 async with contextlib.aclosing(raws) as raw_events:
@@ -149,6 +154,8 @@ class AnthropicProvider:
         except msgspec.DecodeError as error:
             raise self._unavailable(assembly, f"an event of the answer does not decode: {error}") from error
         except Exception as error:
+            if assembly.headers is None:
+                assembly.headers = getattr(getattr(error, "response", None), "headers", None)
             failure = classify(
                 error,
                 usage=assembly.usage_so_far,
@@ -182,6 +189,58 @@ class AnthropicProvider:
         )
         know_platform(client, anthropic._base_client)
         return client
+
+
+def _tell_allowance(headers: Mapping[str, str] | None, on_allowance: Callable[[Allowance], None] | None) -> None:
+    if headers is None or on_allowance is None:
+        return
+    allowance = allowance_of(headers, wall_clock(asyncio.get_running_loop())())
+    if allowance is not None:
+        on_allowance(allowance)
+
+
+class _Room:
+    """What belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self.opening = asyncio.Lock()
+        self.client: AsyncAnthropic | None = None
+
+
+def _know_platform(client: AsyncAnthropic) -> None:
+    """Tell the client its platform, which it would find out in a thread of its own, unseen by a loop's virtual time."""
+    from anthropic import _base_client
+
+    private = cast(Any, client)  # Private names: without them the client finds out by itself.
+    find = getattr(_base_client, "get_platform", None)
+    if find is not None and getattr(private, "_platform", find) is None:
+        private._platform = find()
+
+
+def _has_aiohttp() -> bool:
+    try:
+        import aiohttp  # noqa: F401  # pyright: ignore[reportUnusedImport] - only whether it is there
+    except ImportError:
+        return False
+    return True
+
+
+def _is_loopback(base_url: str | None) -> bool:
+    host = urlsplit(base_url or "").hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _drain(raw_events: AsyncIterator[object]) -> None:
+    """Read to the end of the body, so that the connection is used again; the answer is complete whatever happens."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+            async for _ in raw_events:
+                pass
 
 
 # The request -----------------------------------------------------------------------------------------------------
@@ -264,6 +323,7 @@ class _Event(msgspec.Struct):
     error: dict[str, Any] | None = None
 
 
+_BEGUN = _Event("headers")  # Not of the wire: the answer has begun, and its headers are there.
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
@@ -274,6 +334,8 @@ class _Assembly:
         self._model = model
         self.status: int | None = None  # Known as soon as the answer has begun.
         self.request_id: str | None = None
+        self.headers: Mapping[str, str] | None = None
+        self.complete = False
         self._on_text = on_text
         self._message: _Message | None = None
         self._counts: dict[str, int] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from understudy import Breaker, Endpoint, RetryBudget
+from understudy import Breaker, Endpoint, RateLimits, RetryBudget
 from understudy.endpoint.breaker import Change
 from understudy.endpoint.guard import Guard
 from understudy.endpoint.model import Allowance, ModelAnswer, ModelRequest, Usage
@@ -25,7 +25,7 @@ from understudy.errors import (
     RequestRejected,
     SpendLimitReached,
 )
-from understudy.testing import VirtualTimeLoop
+from understudy.testing import FakeAnthropic, VirtualTimeLoop, says
 from understudy.testing.virtual_time import WALL_START
 
 pytestmark = pytest.mark.anyio
@@ -378,6 +378,31 @@ async def test_closing_forgets_nothing_while_another_system_listens():
 
     assert kept is not None
     assert endpoint.status() == ()
+
+
+async def test_calls_keep_within_the_rates_and_settle_what_they_used():
+    limits = RateLimits(requests_per_min=60, output_tokens_per_min=6_000, burst_s=10.0)
+    async with FakeAnthropic(lambda _request: says("short"), limits=limits) as fake:
+        endpoint = fake.endpoint(rates=limits)
+        began_s = now()
+
+        await asyncio.gather(*(endpoint.call(request()) for _ in range(60)))
+        took_s = now() - began_s
+        lane = guard_of(endpoint)._lane(MODEL)
+
+        assert fake.rejected == 0
+        # Ten at once, one each second, and a little patience. Estimates that were never settled would take ten minutes.
+        assert 49 <= took_s < 90
+        assert lane.buckets.open_calls == 0
+
+
+async def test_limits_that_nobody_configured_are_learnt_from_the_answers():
+    async with FakeAnthropic(lambda _request: says("x"), limits=RateLimits(requests_per_min=60)) as fake:
+        endpoint = fake.endpoint()
+
+        await endpoint.call(request())
+
+        assert guard_of(endpoint)._lane(MODEL).buckets.levels()[0] == pytest.approx(59, abs=1)
 
 
 # Every way out of a call, at every place where it may wait -----------------------------------------------------------

@@ -25,8 +25,10 @@ from typing import Any, ClassVar, Protocol, Self, TypeAlias, cast, overload
 import msgspec
 
 from understudy.clock import outside
+from understudy.endpoint.breaker import Breaker
 from understudy.endpoint.endpoint import Endpoint
 from understudy.endpoint.rates import RateLimits
+from understudy.endpoint.retry_budget import RetryBudget
 from understudy.errors import InvalidDefinition
 from understudy.testing.answers import Answer, fails
 from understudy.testing.http import HEADER_BYTES_MAX, Connection, HungUpError, receive
@@ -136,6 +138,9 @@ class FakeEndpoint(ABC):
         *,
         models: Sequence[str] = ("*",),
         concurrency: int = 16,
+        rates: RateLimits | None = None,
+        breaker: Breaker | None = None,
+        retry_budget: RetryBudget | None = None,
         timeout_s: float = 600.0,
         read_timeout_s: float = 90.0,
     ) -> Endpoint:
@@ -146,7 +151,9 @@ class FakeEndpoint(ABC):
             )
         provider = self._provider(timeout_s=timeout_s, read_timeout_s=read_timeout_s)
         self._providers.append(provider)
-        return Endpoint(provider, models=models, concurrency=concurrency)
+        return Endpoint(
+            provider, models=models, rates=rates, concurrency=concurrency, breaker=breaker, retry_budget=retry_budget
+        )
 
     async def wait_calls(self, count: int) -> None:
         """Wait until so many calls have arrived in all."""

@@ -18,8 +18,8 @@ from understudy.endpoint.endpoint import Endpoint
 from understudy.endpoint.guard import EndpointStatus
 from understudy.endpoint.model import ModelRequest
 from understudy.endpoint.openai import OpenAICompatibleProvider
-from understudy.endpoint.retry_budget import RetryBudget
 from understudy.endpoint.rates import RateLimits
+from understudy.endpoint.retry_budget import RetryBudget
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,

@@ -72,7 +72,7 @@ def _endpoint() -> Iterator[str]:
 
 async def _ours(place: Place, url: str, transport: str) -> float:
     # The provider takes aiohttp when it is installed.
-    with patch("understudy.endpoint.anthropic._has_aiohttp", lambda: transport == "aiohttp"):
+    with patch("understudy.endpoint.anthropic.has_aiohttp", lambda: transport == "aiohttp"):
         endpoint = Endpoint(AnthropicProvider(base_url=url, api_key="fake-key"))
         async with System(_file(place), [Reader], endpoints=[endpoint]) as system:
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import openai
 import pytest
 
-from understudy.endpoint.model import ChatMessage, ModelRequest, Text
+from understudy import OpenAICompatibleProvider, RateLimits
+from understudy.endpoint.model import Allowance, ChatMessage, ModelRequest, Text
 from understudy.errors import InvalidDefinition
 from understudy.testing import FakeOpenAI, calls, fails, says, thinks, together
 
@@ -98,3 +99,18 @@ async def test_a_call_beyond_the_script_names_the_fake_that_was_asked():
 def test_a_fake_that_is_not_open_has_no_endpoint():
     with pytest.raises(InvalidDefinition, match=r"async with FakeOpenAI"):
         FakeOpenAI().endpoint()
+
+
+async def test_limits_are_told_in_the_words_of_this_api():
+    async with FakeOpenAI(
+        says("hello"), limits=RateLimits(requests_per_min=60, input_tokens_per_min=600, output_tokens_per_min=60)
+    ) as fake:
+        allowances: list[Allowance] = []
+        provider = OpenAICompatibleProvider(base_url=fake.url, api_key="k")
+
+        await provider.call(REQUEST, on_allowance=allowances.append)
+        await provider.close()
+
+    assert [each.requests and (each.requests.limit, each.requests.remaining) for each in allowances] == [(60, 59)]
+    assert allowances[0].tokens is not None
+    assert allowances[0].tokens.limit == 660

@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from understudy.clock import outside, wall_clock
+from understudy.clock import wall_clock
 from understudy.endpoint.allowance import allowance_of
-from understudy.endpoint.failures import classify
+from understudy.endpoint.clients import (
+    CONNECT_TIMEOUT_S,
+    Clients,
+    check_settings,
+    drain,
+    has_aiohttp,
+    know_platform,
+    proxy_options,
+)
+from understudy.endpoint.failures import StreamError, classify
 from understudy.endpoint.model import (
     Allowance,
     Block,
@@ -28,7 +37,7 @@ from understudy.endpoint.model import (
     ToolResult,
     Usage,
 )
-from understudy.errors import EndpointUnavailable, InvalidDefinition, ModelFailure, Refused
+from understudy.errors import EndpointUnavailable, ModelFailure, Refused
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic, AsyncStream
@@ -106,8 +115,6 @@ class AnthropicProvider:
                         _tell_allowance(assembly.headers, on_allowance)
                         continue
                     assembly.add(event)
-                    if assembly.complete:
-                        break
         except ModelFailure:
             if assembly.status is None:  # No answer had begun, so these headers, if there are any, are the error's own.
                 _tell_allowance(assembly.headers, on_allowance)
@@ -197,50 +204,6 @@ def _tell_allowance(headers: Mapping[str, str] | None, on_allowance: Callable[[A
     allowance = allowance_of(headers, wall_clock(asyncio.get_running_loop())())
     if allowance is not None:
         on_allowance(allowance)
-
-
-class _Room:
-    """What belongs to one event loop."""
-
-    def __init__(self) -> None:
-        self.opening = asyncio.Lock()
-        self.client: AsyncAnthropic | None = None
-
-
-def _know_platform(client: AsyncAnthropic) -> None:
-    """Tell the client its platform, which it would find out in a thread of its own, unseen by a loop's virtual time."""
-    from anthropic import _base_client
-
-    private = cast(Any, client)  # Private names: without them the client finds out by itself.
-    find = getattr(_base_client, "get_platform", None)
-    if find is not None and getattr(private, "_platform", find) is None:
-        private._platform = find()
-
-
-def _has_aiohttp() -> bool:
-    try:
-        import aiohttp  # noqa: F401  # pyright: ignore[reportUnusedImport] - only whether it is there
-    except ImportError:
-        return False
-    return True
-
-
-def _is_loopback(base_url: str | None) -> bool:
-    host = urlsplit(base_url or "").hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-async def _drain(raw_events: AsyncIterator[object]) -> None:
-    """Read to the end of the body, so that the connection is used again; the answer is complete whatever happens."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(_DRAIN_TIMEOUT_S):
-            async for _ in raw_events:
-                pass
 
 
 # The request -----------------------------------------------------------------------------------------------------
@@ -335,7 +298,6 @@ class _Assembly:
         self.status: int | None = None  # Known as soon as the answer has begun.
         self.request_id: str | None = None
         self.headers: Mapping[str, str] | None = None
-        self.complete = False
         self._on_text = on_text
         self._message: _Message | None = None
         self._counts: dict[str, int] = {}

@@ -27,13 +27,14 @@ import msgspec
 from understudy.clock import outside
 from understudy.endpoint.breaker import Breaker
 from understudy.endpoint.endpoint import Endpoint
+from understudy.endpoint.model import Provider
 from understudy.endpoint.rates import RateLimits
 from understudy.endpoint.retry_budget import RetryBudget
 from understudy.errors import InvalidDefinition
 from understudy.testing.answers import Answer, fails
 from understudy.testing.http import HEADER_BYTES_MAX, Connection, HungUpError, receive
 from understudy.testing.quota import Quotas
-from understudy.testing.wire import FakeRequest, Wire, error_body, input_tokens, json_object, request_from
+from understudy.testing.wire import FakeRequest, input_tokens, json_object
 
 _REQUESTS_KEPT = 1_000  # `requests` is for asserting on; a benchmark of a million calls must not keep them all.
 
@@ -61,6 +62,11 @@ class WireAnswer(Protocol):
 
     input_tokens: int
     output_tokens: int
+
+    @property
+    def counted_input_tokens(self) -> int:
+        """What counts for the limit of input tokens."""
+        ...
 
     def whole(self) -> bytes:
         """Return the answer as one JSON body."""
@@ -214,6 +220,10 @@ class FakeEndpoint(ABC):
     @abstractmethod
     def _error_body(self, answer: Answer, request_id: str) -> bytes: ...
 
+    def _limit_headers(self, model: str) -> dict[str, str]:
+        """Tell what is left of the limits."""
+        return self._quotas.headers(model)
+
     @abstractmethod
     def _other(self, method: str, path: str, raw: bytes) -> bytes | None:
         """What the service answers at its other paths; None where there is nothing."""
@@ -262,8 +272,8 @@ class FakeEndpoint(ABC):
         digest = hashlib.sha256(raw).hexdigest()
         request_id = f"req_{index:06d}{digest[:12]}"
         body = json_object(raw)
-        answer = _refusal_to_serve(headers, body)
-        request = request_from(index, digest, body or {})
+        answer = self._refusal_to_serve(headers, body)
+        request = self._request(index, digest, body or {})
         counted = input_tokens(request.body)
         if answer is None:
             self.requests.append(request)
@@ -274,14 +284,14 @@ class FakeEndpoint(ABC):
                 self.rejected += 1
                 answer = fails(429, retry_after_s=refused_s, message="this request would exceed a rate limit")
         # As the service does: headers are made before the answer is written, so they do not know its output.
-        head = {"request-id": request_id, **self._quotas.headers(request.model), **answer.headers}
+        head = {self._REQUEST_ID: request_id, **self._limit_headers(request.model), **answer.headers}
         if answer.body is not None:
             await connection.send(answer.status, head, answer.body.encode(), answer.content_type)
             return True
         if answer.status != 200:
             await connection.send(answer.status, head, self._error_body(answer, request_id))
             return True
-        wire = Wire(request, answer)
+        wire = self._wire(request, answer)
         # What the answer says was counted is what counts, also of a stream that breaks.
         self._quotas.spend(request.model, wire.counted_input_tokens - counted, wire.output_tokens)
         broken = answer.fault in ("drop", "stall")

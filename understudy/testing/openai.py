@@ -6,11 +6,14 @@ rate limit's code here and its type there. Thinking is sent as servers with open
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from understudy.clock import wall_clock
 from understudy.endpoint.openai import OpenAICompatibleProvider
 from understudy.testing.answers import Answer, fails
 from understudy.testing.fake_endpoint import FakeEndpoint
@@ -87,6 +90,19 @@ class FakeOpenAI(FakeEndpoint):
     def _error_body(self, answer: Answer, request_id: str) -> bytes:
         return msgspec.json.encode({"error": _error(answer)})
 
+    def _limit_headers(self, model: str) -> dict[str, str]:
+        told = super()._limit_headers(model)
+        now = wall_clock(asyncio.get_running_loop())()
+        found: dict[str, str] = {}
+        for name in ("requests", "tokens"):
+            prefix = f"anthropic-ratelimit-{name}"
+            if f"{prefix}-limit" in told:
+                reset_s = max(0.0, datetime.fromisoformat(told[f"{prefix}-reset"]).timestamp() - now)
+                found[f"x-ratelimit-limit-{name}"] = told[f"{prefix}-limit"]
+                found[f"x-ratelimit-remaining-{name}"] = told[f"{prefix}-remaining"]
+                found[f"x-ratelimit-reset-{name}"] = f"{reset_s:.3f}s"
+        return found
+
     def _other(self, method: str, path: str, raw: bytes) -> bytes | None:
         return b'{"object":"list","data":[]}' if (method, path) == ("GET", "/v1/models") else None
 
@@ -115,6 +131,12 @@ class _Wire:
         written = self._thinking + self._text + "".join(call["function"]["arguments"] for call in self._calls)
         self.input_tokens = answer.usage.get("input_tokens", input_tokens(request.body))
         self.output_tokens = answer.usage.get("output_tokens", tokens(written))
+
+    @property
+    def counted_input_tokens(self) -> int:
+        """What counts for the limit of input tokens: everything but what was cached."""
+        usage = self._usage
+        return int(usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"])
 
     @property
     def _finish_reason(self) -> str:

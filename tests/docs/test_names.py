@@ -23,10 +23,7 @@ EXPORTED = {
 KNOWN = {*dir(builtins), "CancelledError", "SIGKILL"}
 # "Not yet" in the README: what each of them would be called.
 NOT_YET = {
-    "Budgets": "Budget",
-    "circuit breaker": "Breaker",
-    "approvals": "Approval",
-    "workflow scopes": "Workflow",
+    "PostgreSQL store": "PostgreSQLStore",
 }
 
 

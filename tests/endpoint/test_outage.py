@@ -268,14 +268,18 @@ async def weather(storm: Storm, endpoint: Endpoint, count: int) -> Counter[str]:
     return ends
 
 
-@pytest.mark.parametrize(
-    "count",
-    [
-        pytest.param(20_000, marks=pytest.mark.watchdog(120)),
-        pytest.param(1_000_000, marks=[pytest.mark.soak, pytest.mark.watchdog(3_600)]),
-    ],
-)
-async def test_storm_of_failures_and_cancellations_wears_nothing_out(count: int, seed: int) -> None:
+@pytest.mark.watchdog(120)
+async def test_storm_of_failures_and_cancellations_wears_nothing_out() -> None:
+    await check_storm(20_000, 17)  # The same storm each time; the soak test has new ones.
+
+
+@pytest.mark.soak
+@pytest.mark.watchdog(3_600)
+async def test_storm_of_a_million_calls(seed: int) -> None:
+    await check_storm(1_000_000, seed)
+
+
+async def check_storm(count: int, seed: int) -> None:
     storm = Storm(random.Random(seed))
     endpoint = Endpoint(storm, concurrency=16)
     endpoint.on_change(storm.changed)
@@ -291,11 +295,11 @@ async def test_storm_of_failures_and_cancellations_wears_nothing_out(count: int,
     after = await weather(storm, endpoint, 300)
 
     assert ends.pop("made") == ends.total()  # Each call has ended, and once.
-    assert min(ends[name] for name in ("answered", "cancelled", "Overloaded", "RateLimited", "Refused")) > 100
+    assert min(ends[name] for name in ("answered", "cancelled", "Overloaded", "RateLimited", "Refused")) > count / 1_000
     assert taken == [0] * len(taken)
     assert probes == [False, False]
     assert storm.wrong == []
     assert storm.most_retries <= 1e-6
     assert storm.in_flight_peak <= 16
-    assert min(storm.states[state] for state in ("open", "half_open", "closed")) > count / 5_000
+    assert min(storm.states[state] for state in ("open", "half_open", "closed")) >= count / 10_000
     assert after["answered"] + after["cancelled"] == after["made"]

@@ -11,10 +11,11 @@ UnderstudyError
 │       ├── RateLimited         too many requests or tokens; wait `retry_after_s`
 │       ├── Overloaded          the service is overloaded
 │       ├── EndpointUnavailable no answer: connection, timeout, 5xx, dropped stream
-│       ├── ContextOverflow     the prompt does not fit the model's window
+│       ├── ContextOverflow     the prompt does not fit the model's window, or is too large to be taken (413)
 │       ├── MalformedOutput     the answer is not what the output type asks for
 │       ├── Refused             the model declined to answer
-│       ├── RequestRejected     the request is wrong (400, 404, 413, 422): change it
+│       ├── RequestRejected     the request is wrong (400, 404, 422): change it
+│       │   └── SchemaTooComplex the service cannot hold an answer to this output schema
 │       ├── SpendLimitReached   the account may not spend more
 │       └── AuthenticationFailed the key is not accepted
 ├── ChangeCall                  the same call will fail again; change it
@@ -154,7 +155,7 @@ class EndpointUnavailable(ModelFailure):
 
 
 class ContextOverflow(ModelFailure):
-    """The prompt does not fit the model's context window."""
+    """The prompt does not fit the model's context window, or the request is larger than the service takes (413)."""
 
     tokens: int | None = None
     tokens_max: int | None = None
@@ -171,7 +172,11 @@ class Refused(ModelFailure):
 
 
 class RequestRejected(ModelFailure):
-    """The request itself is wrong (400, 404, 413, 422); the same request will be rejected again."""
+    """The request itself is wrong (400, 404, 422); the same request will be rejected again."""
+
+
+class SchemaTooComplex(RequestRejected):
+    """The service cannot hold an answer to this output schema; describe it in words and check the answer yourself."""
 
 
 class SpendLimitReached(ModelFailure):

@@ -31,6 +31,7 @@ from understudy.errors import (
     RateLimited,
     Refused,
     RequestRejected,
+    SchemaTooComplex,
     SpendLimitReached,
 )
 from understudy.testing import (
@@ -99,10 +100,10 @@ ROWS = {
     "prompt too long": (
         fails(400, message="prompt is too long: 210000 tokens > 200000 maximum"), ContextOverflow, REFUSED_REQUEST,
     ),
-    "schema too complex": (fails(400, message="compiled grammar is too large"), RequestRejected, REFUSED_REQUEST),
+    "schema too complex": (fails(400, message="compiled grammar is too large"), SchemaTooComplex, REFUSED_REQUEST),
     "bad request": (fails(400), RequestRejected, REFUSED_REQUEST),
     "no such model": (fails(404), RequestRejected, REFUSED_REQUEST),
-    "too large": (fails(413), RequestRejected, REFUSED_REQUEST),
+    "too large": (fails(413), ContextOverflow, REFUSED_REQUEST),
     "unprocessable": (fails(422), RequestRejected, REFUSED_REQUEST),
     "bad key": (fails(401), AuthenticationFailed, REFUSED_REQUEST),
     "forbidden": (fails(403), AuthenticationFailed, REFUSED_REQUEST),

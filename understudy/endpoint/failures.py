@@ -24,6 +24,7 @@ from understudy.errors import (
     RateLimited,
     Refused,
     RequestRejected,
+    SchemaTooComplex,
     SpendLimitReached,
     UnderstudyError,
 )
@@ -61,7 +62,7 @@ _BY_TYPE: Mapping[str, type[ModelFailure]] = {
     "authentication_error": AuthenticationFailed,
     "permission_error": AuthenticationFailed,
     "not_found_error": RequestRejected,
-    "request_too_large": RequestRejected,
+    "request_too_large": ContextOverflow,  # too many bytes, whatever they count in tokens: less of them is the cure
     "timeout_error": EndpointUnavailable,
     "conflict_error": EndpointUnavailable,
     "api_error": EndpointUnavailable,
@@ -76,6 +77,7 @@ _BY_STATUS: Mapping[int, type[ModelFailure]] = {
     403: AuthenticationFailed,
     408: EndpointUnavailable,
     409: EndpointUnavailable,
+    413: ContextOverflow,
     429: RateLimited,
     529: Overloaded,
 }
@@ -106,6 +108,7 @@ _TOO_LONG_LOOSE = re.compile(
 )
 _NO_MONEY = re.compile(r"credit balance is too low|(spend|usage) limits?\b.*reached|reached .*\b(spend|usage) limits?",
                        re.IGNORECASE)  # fmt: skip
+_TOO_COMPLEX = re.compile(r"grammar is too large|schema is too complex", re.IGNORECASE)
 _QUOTED_CHARS = 500  # A proxy's HTML page can be long.
 _NO_KEY = ("Could not resolve authentication method", "Missing credentials")
 
@@ -186,7 +189,9 @@ def _rejection(said: str) -> type[ModelFailure]:
     """A 400 without a code: the length of the prompt and an empty account are told in words only."""
     if _TOO_LONG_LOOSE.search(said):
         return ContextOverflow
-    return SpendLimitReached if _NO_MONEY.search(said) else RequestRejected
+    if _NO_MONEY.search(said):
+        return SpendLimitReached
+    return SchemaTooComplex if _TOO_COMPLEX.search(said) else RequestRejected
 
 
 def _lengths(said: str) -> dict[str, Any] | None:

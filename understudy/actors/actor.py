@@ -91,6 +91,11 @@ class Actor(Generic[S, E]):
         raise NotImplementedError
 
     @classmethod
+    def log_append(cls, log: list[Any], entry: Any) -> None:
+        """Take an entry into the log as it is kept in memory; see `log_entry`."""
+        log.append(entry)
+
+    @classmethod
     def log_closing(cls, journal: Journal, why: str) -> list[Any]:  # noqa: ARG003 - for overrides
         """Return what the log keeps of a turn that was given up, from its journal; see `log_entry`."""
         return []

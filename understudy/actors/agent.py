@@ -20,8 +20,9 @@ from understudy.actors.handler import Handler, Query, handler, query
 from understudy.actors.signature import type_arguments
 from understudy.actors.tool import Tool
 from understudy.actors.toolbox import Toolbox, ToolLike
+from understudy.actors.turn import current_turn
 from understudy.endpoint.amendments import compact, disable_tool, remind_format
-from understudy.endpoint.model import ChatMessage, Text, ToolResult
+from understudy.endpoint.model import ChatMessage, Media, Text, ToolResult, append_message
 from understudy.errors import (
     AuthenticationFailed,
     ContextOverflow,
@@ -62,11 +63,14 @@ class Agent(Actor[State, Never], Generic[Output, State]):
     `Agent[Report, Notes]` has a state of its own beside the conversation.
     """
 
-    model: ClassVar[str] = ""
+    model: ClassVar[str | Sequence[str]] = (
+        ""  # several: the first whose endpoint is not blocked, the others as fallbacks
+    )
     instructions: ClassVar[str] = ""
     tools: ClassVar[Sequence[ToolLike]] = ()
     max_steps: ClassVar[int] = 50  # model calls of one run
-    max_tokens: ClassVar[int] = 8_192  # of one answer
+    max_tokens: ClassVar[int] = 8_192  # of one answer; one that is cut off is asked for again with more
+    context_tokens: ClassVar[int | None] = None  # the model's window; None: what is known of the model
     hooks: ClassVar[frozenset[str]] = Actor.hooks | {"prompt"}
     log_entry: ClassVar[Any] = ChatMessage
     _run: Run | None = None  # the newest run of this object
@@ -103,6 +107,11 @@ class Agent(Actor[State, Never], Generic[Output, State]):
         return typing.cast(Output, await run.result(prompt))
 
     @classmethod
+    def log_append(cls, log: list[Any], entry: Any) -> None:
+        """Take a message into the conversation as it is kept in memory; a summary shortens it."""
+        append_message(log, entry)
+
+    @classmethod
     def log_closing(cls, journal: Journal, why: str) -> list[Any]:
         """Return what is remembered of a run that was given up: what its journal holds, and a note."""
         entries = conversation.remembered(journal)
@@ -112,32 +121,53 @@ class Agent(Actor[State, Never], Generic[Output, State]):
 
     @query
     async def messages(self) -> list[Message]:
-        """Return the conversation so far, as text."""
-        return [message for entry in self._log or () for message in _readable(entry)]
+        """Return the whole conversation so far, as text.
+
+        A summary stands where the conversation was shortened; what it stands for is read from the store.
+        """
+        entries: Sequence[ChatMessage] = self._log or ()
+        if any(entry.keeps is not None for entry in entries):
+            entries = await current_turn().activation.state.whole_log()
+        return [message for entry in entries for message in _readable(entry)]
 
 
 def _check_agent(cls: type[Agent[Any, Any]]) -> None:
     name = cls.__qualname__
-    model: object = cls.model
-    if not isinstance(model, str):
-        raise InvalidDefinition(
-            f"{name}.model={model!r}; expected one model's name. A list of fallback models is not supported yet."
-        )
-    if not model and not getattr(cls, "__parameters__", ()):
-        raise InvalidDefinition(f"{name} has no model; write e.g. model = 'claude-sonnet-5-5'.")
+    _check_models(name, cls.model, abstract=bool(getattr(cls, "__parameters__", ())))
     budget = vars(cls).get("budget")
     if budget is not None and not isinstance(budget, (Handler, Query, Tool, property)) and not callable(budget):
         raise InvalidDefinition(f"{name}.budget={budget!r}: budget is not supported yet; remove it.")
     Toolbox(cls)
     if cls.max_steps < 1 or cls.max_tokens < 1:
         raise InvalidDefinition(f"{name}: max_steps={cls.max_steps}, max_tokens={cls.max_tokens}; expected 1 or more.")
+    window: object = cls.context_tokens
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
+        raise InvalidDefinition(
+            f"{name}.context_tokens={window!r}; expected a number of tokens, or None for what is known of the model."
+        )
+
+
+def _check_models(name: str, model: object, *, abstract: bool) -> None:
+    if model == "":
+        if abstract:
+            return
+        raise InvalidDefinition(f"{name} has no model; write e.g. model = 'claude-sonnet-5-5'.")
+    models = typing.cast(Sequence[object], model) if isinstance(model, (list, tuple)) else [model]
+    if not models or not all(isinstance(each, str) and each for each in models):
+        raise InvalidDefinition(
+            f"{name}.model={model!r}; expected a model's name, or a tuple of names: the first is asked, the others are its "
+            "fallbacks, in order."
+        )
+    twice = [each for index, each in enumerate(models) if each in models[:index]]
+    if twice:
+        raise InvalidDefinition(f"{name}.model names {twice[0]!r} twice; each fallback is another model.")
 
 
 def _readable(entry: ChatMessage) -> list[Message]:
     found: list[Message] = []
     for block in entry.content:
-        if isinstance(block, Text):
-            found.append(Message(entry.role, block.text))
+        if isinstance(block, (Text, Media)):
+            found.append(Message(entry.role, block.text if isinstance(block, Text) else str(block)))
         elif isinstance(block, ToolResult):
             found.append(Message("tool", block.content))
     return found

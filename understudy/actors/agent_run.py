@@ -21,13 +21,14 @@ from understudy.actors.toolbox import Toolbox
 from understudy.actors.turn import Turn
 from understudy.codec import encode
 from understudy.endpoint.model import ChatMessage, ModelAnswer, Text
-from understudy.errors import InvalidArguments, LimitExceeded, MalformedOutput
+from understudy.errors import ContextOverflow, InvalidArguments, LimitExceeded, MalformedOutput
 from understudy.mailbox.journal import Outcome
 
 if TYPE_CHECKING:
     from understudy.actors.agent import Agent, Content
 
 _PAUSES_MAX = 20  # answers that the service paused, per run
+_PAUSED = frozenset({"pause_turn", "compaction"})  # what there is goes back as it is, and the model goes on
 
 
 class Run:
@@ -56,7 +57,7 @@ class Run:
         self._steps_max = cls.max_steps
         self._conversation = Conversation(turn, history)
         toolbox = Toolbox(cls)
-        requests = Requests(agent, self._conversation, toolbox, output)
+        requests = self._requests = Requests(agent, self._conversation, toolbox, output)
         self._models = ModelCalls(requests, self._no, cls.call_policy)
         self._tools = ToolCalls(agent, requests, toolbox, self._models, cls.call_policy)
 
@@ -90,34 +91,53 @@ class Run:
             if answer.stop_reason == "tool_use" and answer.tool_calls:
                 self._conversation.append_answer(answer)
                 await self._tools.use(answer)
-            elif answer.stop_reason == "pause_turn" and pauses < _PAUSES_MAX:
+            elif answer.stop_reason in _PAUSED and pauses < _PAUSES_MAX:
                 pauses += 1
                 self._conversation.append_answer(answer)
                 self._conversation.close()
+            elif answer.stop_reason == "max_tokens" and await self._models.ask_for_more(number + 1):
+                pass
             else:
                 try:
                     output = self._output_of(answer)
-                except MalformedOutput as error:
+                except (MalformedOutput, ContextOverflow) as error:
                     await self._models.mend(number + 1, answer, error)
                 else:
                     self._conversation.append_answer(answer)
                     return output
         raise LimitExceeded(
-            f"{self.turn.activation.name} made {self._steps_max} model calls without an answer (max_steps).",
+            f"{self.turn.activation.name} made {self._steps_max} model calls without an answer, the most that max_steps "
+            f"allows. What it did is kept in its conversation: send another prompt to let it go on, raise "
+            f"{type(self.turn.actor_object).__name__}.max_steps, or give it tools that do more at a time.",
             limit="max_steps",
             value=self._steps_max + 1,
             value_max=self._steps_max,
         )
 
     def _output_of(self, answer: ModelAnswer) -> Any:
-        if answer.stop_reason == "tool_use":
+        reason = answer.stop_reason
+        if reason == "tool_use":
             raise MalformedOutput("the answer announced tool calls but holds none")
-        if answer.stop_reason not in ("end_turn", "stop_sequence"):
-            raise MalformedOutput(f"the answer stopped early ({answer.stop_reason})")
+        if reason == "max_tokens":
+            raise MalformedOutput(f"the answer was cut off after {self._requests.max_tokens} tokens; be shorter")
+        if reason == "model_context_window_exceeded":
+            raise ContextOverflow("the answer was cut off where the model's context window ends")
+        if reason in _PAUSED:
+            raise MalformedOutput(f"the answer paused more than {_PAUSES_MAX} times ({reason})")
+        if reason not in ("end_turn", "stop_sequence"):
+            raise MalformedOutput(f"the answer stopped for a reason that is not known here ({reason})")
         if self._output is str:
             return answer.text
         try:
-            return self.turn.activation.system.registry.codec.from_json(answer.text, self._output)
+            return self.turn.activation.system.registry.codec.from_json(_unfenced(answer.text), self._output)
         except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
             wanted = getattr(self._output, "__name__", self._output)
             raise MalformedOutput(f"the answer is not a {wanted}: {error}") from error
+
+
+def _unfenced(text: str) -> str:
+    """Return JSON without the fence that models put around it when only words tell them its form."""
+    bare = text.strip()
+    if not (bare.startswith("```") and bare.endswith("```") and "\n" in bare):
+        return text
+    return bare[bare.index("\n") : -3]

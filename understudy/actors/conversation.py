@@ -16,7 +16,7 @@ from understudy.actors import changes
 from understudy.actors.changes import Changes
 from understudy.actors.ladder import rungs_of
 from understudy.codec import encode
-from understudy.endpoint.model import Block, ChatMessage, ModelAnswer, Text, ToolResult
+from understudy.endpoint.model import Block, ChatMessage, ModelAnswer, Text, ToolResult, append_message
 from understudy.mailbox.journal import Journal, Outcome, Slot, storable
 
 if TYPE_CHECKING:
@@ -47,13 +47,15 @@ class Conversation:
 
     def __init__(self, turn: Turn, before: Iterable[ChatMessage]) -> None:
         self.turn = turn
-        self.messages = [*before, *(message for message, _ in turn.records or ())]
+        self.messages = [*before]
+        for message, _ in turn.records or ():
+            append_message(self.messages, message)
         self.results: dict[str, ToolResult] = {}  # of tool calls, by their ids
         self._open: ModelAnswer | None = None  # the newest answer, until its tool calls have their results
 
     def append(self, message: ChatMessage) -> None:
-        """Add a message."""
-        self.messages.append(message)
+        """Add a message; a summary shortens the conversation for all that follows."""
+        append_message(self.messages, message)
         if self.turn.records is None:
             self.turn.records = []
         self.turn.records.append((message, encode(message)))
@@ -103,10 +105,16 @@ def remembered(journal: Journal) -> list[ChatMessage]:
     asked: dict[str, Outcome] = {}  # what answered a tool call, perhaps before the model was told
     for slot in journal.slots.values():
         name, _, rest = slot.key.partition(b"\0")
-        if slot.outcome is None:
-            continue
+        hexed, _, number = rest.rpartition(b"#")
+        if not number.isdigit():
+            continue  # The ladder of a step, which is read with its step.
         try:
-            match = bytes.fromhex(rest.rpartition(b"#")[0].decode()).decode()
+            match = bytes.fromhex(hexed.decode()).decode()
+            if name == ANSWER.encode():  # Also of one that was not answered: what was added for it is there.
+                of_run, _, index = match.rpartition(".")
+                amended[int(of_run or 0), int(index)] = changes.read(rungs_of(journal, slot).amended)
+            if slot.outcome is None:
+                continue
             value = slot.outcome.value
             if name.startswith((b"ask ", b"query ")):
                 asked[match] = slot.outcome
@@ -120,7 +128,6 @@ def remembered(journal: Journal) -> list[ChatMessage]:
             elif name == ANSWER.encode():
                 of_run, _, index = match.rpartition(".")
                 answers[int(of_run or 0), int(index)] = _answer(value)
-                amended[int(of_run or 0), int(index)] = changes.read(rungs_of(journal, slot).amended)
         except (ValueError, msgspec.MsgspecError):
             continue  # A step of the user's, or a row that does not decode: there is nothing to remember in it.
     entries: list[ChatMessage] = []
@@ -138,7 +145,7 @@ def remembered(journal: Journal) -> list[ChatMessage]:
                 if call.id not in results and call.id in asked:
                     results[call.id] = _told(call.id, asked[call.id])
             after = _closed(answer, results)
-            unusable = number != numbers[-1] and answer.stop_reason not in ("tool_use", "pause_turn")
+            unusable = number != numbers[-1] and answer.stop_reason not in ("tool_use", "pause_turn", "compaction")
             if unusable and not following.appended:
                 after.append(Text("Your last answer could not be used."))
             if after:
@@ -146,6 +153,7 @@ def remembered(journal: Journal) -> list[ChatMessage]:
             by_calls = [late[call.id] for call in answer.tool_calls if call.id in late]
             for each in sorted(by_calls, key=lambda each: each.version):
                 entries += each.appended
+        entries += amended.get((run, numbers[-1] + 1 if numbers else 0), _NOTHING).appended
     return entries
 
 

@@ -71,6 +71,11 @@ class Verdict(msgspec.Struct, frozen=True):
         return decision is not None and not self.again and not decision.used_up and decision.verb != "answer"
 
     @property
+    def tries_again(self) -> bool:
+        """Whether another attempt follows that counts, of this or of the turn."""
+        return self.decision is not None and self.decision.tries_again
+
+    @property
     def verb(self) -> str:
         """What the trace says was decided; empty when the failure is the outcome."""
         return self.decision.verb if self.decision is not None and (self.again or self.ends_turn) else ""
@@ -205,7 +210,7 @@ class Ladder:
     def keep(self) -> None:
         """Keep the ladder with the value that the step has now, in the open batch; later calls may count on it."""
         turn = self.turn
-        if not self.rungs.history or turn.is_fenced():
+        if not (self.rungs.history or self.rungs.amended) or turn.is_fenced():
             return
         ladder = turn.ensure_journal().keep_ladder(self.slot)
         if ladder is not None:

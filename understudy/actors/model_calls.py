@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from understudy.actors import conversation
 from understudy.actors.changes import Changes
 from understudy.actors.conversation import Conversation
 from understudy.actors.failures import to_failure
+from understudy.actors.fallbacks import CallRules
 from understudy.actors.ladder import Ladder, Rungs, Verdict, rungs_of
 from understudy.actors.performing import Spec, perform
 from understudy.actors.requests import NextRequest, Requests
@@ -24,12 +26,17 @@ from understudy.actors.sendings import Sendings
 from understudy.actors.turn import Turn
 from understudy.actors.witness import Witness
 from understudy.codec import encode
+from understudy.endpoint.amendments import compact, older_half
 from understudy.endpoint.model import ModelAnswer, ModelRequest
 from understudy.endpoint.prices import cost_micros
-from understudy.errors import MalformedOutput, ModelFailure
-from understudy.events import ModelCalled
+from understudy.endpoint.windows import estimated_tokens, is_near, window_of
+from understudy.errors import ContextOverflow, MalformedOutput, ModelFailure
+from understudy.events import Amended, ModelCalled
 from understudy.mailbox.journal import Slot
-from understudy.supervisor.policy import Policy, Rule, on
+from understudy.supervisor.policy import NO_RULES, Policy, Rule, decide, on
+
+_MORE_TOKENS = 4  # times as many for an answer that was cut off: two or three attempts reach what a model gives
+logger = logging.getLogger(__name__)
 
 
 class ModelCalls:
@@ -43,6 +50,7 @@ class ModelCalls:
         self._run = run
         self._policy = call_policy
         self._newest: _ModelCall | None = None
+        self._cannot_shorten = False  # what seemed too long: it was tried in vain
         self._span = ""  # of the newest call
 
     async def ask(self, number: int) -> ModelAnswer:
@@ -51,33 +59,40 @@ class ModelCalls:
         if call is None or call.begun:
             call = self._newest = await self._claim(number)
         call.begun = True
-        rungs = rungs_of(self._turn.ensure_journal(), call.slot)
-        if rungs.amended is not None:
-            call.use(rungs.amended)
         key = conversation.answer_key(self._run, number)
         span = self._span = f"{self._turn.no}/model#{key.decode()}"
+        amended = rungs_of(self._turn.ensure_journal(), call.slot).amended
+        if amended is not None:
+            call.use(amended)
+        if call.slot.outcome is None:
+            self._choose_model(call)
+            await self._shorten(call)
+        sendings = Sendings(rungs_of(self._turn.ensure_journal(), call.slot).history)
         spec = Spec(
             "model",
-            functools.partial(self._answer, Sendings(rungs.history)),
+            functools.partial(self._answer, sendings),
             role="model",
             span=span,
-            policies=(self._policy,),
+            policies=(call.rules,),
             witness=_ModelWitness(self._turn, span, lambda: self._requests.model),
         )
         spec.input = lambda: call
         return await self._perform(spec, key, call.slot)
 
-    async def mend(self, number: int, answer: ModelAnswer, error: MalformedOutput) -> None:
+    async def mend(self, number: int, answer: ModelAnswer, error: MalformedOutput | ContextOverflow) -> None:
         """Decide about an answer that cannot be used; call *number* is its next attempt, on the same ladder.
+
+        What is too long does not get longer by it: with `ContextOverflow` the answer is no part of the conversation.
 
         Raises:
             MalformedOutput: No attempt follows.
+            ContextOverflow: As well.
         """
         before = self._newest
         assert before is not None
-        call = self._newest = await self._claim(number)
-        ladder = Ladder(self._turn, call.slot, (self._policy,))
-        if ladder.rungs.history:  # It was decided about before this turn was delivered again.
+        call = self._newest = await self._claim(number, before)
+        ladder = Ladder(self._turn, call.slot, (call.rules,))
+        if ladder.rungs != Rungs():  # It was decided about before this turn was delivered again.
             if ladder.rungs.amended is None:
                 self._drop_answer(call, ladder, "the turn began anew")
             call.drops = self._requests.stored_changes(ladder.rungs.amended).drops
@@ -85,26 +100,104 @@ class ModelCalls:
                 self._conversation.append_unusable(answer)
             return
         ladder.rungs = Rungs(rungs_of(self._turn.ensure_journal(), before.slot).history)
+        call.drops = isinstance(error, ContextOverflow)
         unusable = _UnusableAnswer(call, answer)
         verdict = await ladder.judge(error, to_failure(error), unusable)
         Witness(self._turn, "model", "model", self._span).ended(1, 0.0, verdict, None, error)
         if verdict.ends_turn:
+            # Delivered again, the turn finds the same answer: then it asks anew, as nothing else could end otherwise.
+            if not verdict.tries_again:
+                ladder.rungs = Rungs()
+                self._drop_answer(call, ladder, verdict.reason, lasts=True)
             ladder.conclude(verdict, error)
         if not verdict.again:
             self._turn.ensure_journal().drop(call.slot)
+            call.drops = False
             unusable.append()
             failed = sum(1 for past in ladder.rungs.history if past.error == MalformedOutput.__name__)
-            more = f" (after {failed} reminders)" if failed else ""
-            raise MalformedOutput(f"{verdict.failure.message}{more}")
-        if not unusable.appended:
+            more = f" (after {failed} reminders)" if failed and isinstance(error, MalformedOutput) else ""
+            raise type(error)(f"{verdict.failure.message}{more}")
+        if not unusable.appended and verdict.verb == "retry":
             self._drop_answer(call, ladder, verdict.reason)
         ladder.tell_amended(verdict)
 
-    def _drop_answer(self, call: _ModelCall, ladder: Ladder, why: str) -> None:
+    async def ask_for_more(self, number: int) -> bool:
+        """Let call *number* ask the same with more room for the answer, which was cut off; False when there is no more."""
+        before = self._newest
+        assert before is not None
+        requests = self._requests
+        room = requests.max_tokens
+        more = min(room * _MORE_TOKENS, window_of(requests.model).output_tokens)
+        if more <= room:
+            return False
+        call = self._newest = await self._claim(number, before)
+        call.drops = True
+        ladder = Ladder(self._turn, call.slot, (call.rules,))
+        if ladder.rungs == Rungs():  # else it was done before this turn was delivered again.
+            ladder.rungs = Rungs(rungs_of(self._turn.ensure_journal(), before.slot).history)
+            why = f"the answer was cut off at {room} tokens; asked again for up to {more}"
+            self._change(call, ladder, why, amendment="more tokens", max_tokens=more)
+        return True
+
+    def _change(self, call: _ModelCall, ladder: Ladder, why: str, *, amendment: str, **changes: Any) -> None:
+        """Change what a call asks, as an amendment does, without a failure: journaled with the call, told by the trace."""
+        self._turn.mark_started()  # The next life reads the journal of what was begun only.
+        before = self._requests.changes
+        made = msgspec.structs.replace(
+            before, version=before.version + 1, appended=list(call.appended), drops=call.drops, **changes
+        )
+        ladder.climb(msgspec.structs.replace(ladder.rungs, amended=encode(made)), why)
+        call.use(encode(made))
+        self._turn.emit(Amended, parent=self._turn.span, amendment=amendment, reason=why)
+
+    def _choose_model(self, call: _ModelCall) -> None:
+        """Let the call go to the first of the agent's models whose endpoint is not blocked; if all are, to the first."""
+        requests = self._requests
+        asked = requests.model
+        if requests.changes.detour is not None or asked not in requests.models[:-1]:
+            return  # It was chosen before this turn was delivered again, or there is no choice.
+        blocked: list[str] = []
+        for model in requests.models[requests.models.index(asked) :]:
+            until = self._registry.endpoint_for(model).blocked_until(model)
+            if until is None:
+                if blocked:
+                    ladder = Ladder(self._turn, call.slot, (call.rules,))
+                    self._change(call, ladder, "; ".join(blocked), amendment=f"fallback {model}", detour=model)
+                return
+            blocked.append(f"{model} is blocked until {datetime.fromtimestamp(until, UTC):%H:%M:%S} UTC")
+
+    async def _shorten(self, call: _ModelCall) -> None:
+        """Do what the policy says about a prompt that is too long, if it seems to be; otherwise the service will tell."""
+        while not self._cannot_shorten:
+            request = await self._requests.upcoming()
+            window = self._requests.context_tokens
+            if window is None or not is_near(request, window):
+                return
+            tokens = estimated_tokens(request)
+            error = ContextOverflow(
+                f"the prompt may be {tokens} tokens long; with an answer of {request.max_tokens} it does not fit the "
+                f"{window} of {request.model}. Nothing was sent.",
+                tokens=tokens,
+                tokens_max=window,
+                sent=False,
+            )
+            ladder = Ladder(self._turn, call.slot, (call.rules,))
+            decision = decide(call.rules, error, ladder.rungs.history, default=NO_RULES)
+            # It is a guess: nothing worse than a changed request may follow from it.
+            if decision.amendment is None or (decision.amendment is compact and older_half(request.messages) is None):
+                return
+            verdict = await ladder.judge(error, to_failure(error), call)
+            if not verdict.again:
+                self._cannot_shorten = True
+                logger.info("agent.not_shortened", extra={"actor": self._turn.activation.name, "why": verdict.reason})
+                return
+            ladder.tell_amended(verdict)
+
+    def _drop_answer(self, call: _ModelCall, ladder: Ladder, why: str, *, lasts: bool = False) -> None:
         """Let the call be the same again, as if the one before it had not been answered."""
         call.drops = True
         dropped = msgspec.structs.replace(self._requests.changes, appended=[], drops=True)
-        ladder.climb(msgspec.structs.replace(ladder.rungs, amended=encode(dropped)), why)
+        ladder.climb(msgspec.structs.replace(ladder.rungs, amended=encode(dropped)), why, lasts=lasts)
 
     async def ask_aside(self, request: ModelRequest) -> ModelAnswer:
         """Ask a model for an amendment; its answer is journaled, and waited for as `call_policy` retries."""
@@ -116,15 +209,21 @@ class ModelCalls:
             functools.partial(Sendings().send, self._registry.endpoint_for(request.model), request),
             role="model",
             span=span,
-            policies=(_retries_of(self._policy),),
+            policies=(_retries_of(self._newest.rules),),
             witness=_ModelWitness(self._turn, span, lambda: request.model),
         )
         return await self._perform(spec, b"%s/%d" % (self._newest.slot.key, version))
 
-    async def _claim(self, number: int) -> _ModelCall:
+    async def _claim(self, number: int, before: _ModelCall | None = None) -> _ModelCall:
+        """Return call *number*, on the ladder of the call *before* it if it is its next attempt."""
         self._turn.check(f"{self._turn.activation.name}.run")
         slot = await self._turn.claim(conversation.ANSWER, conversation.answer_key(self._run, number))
-        return _ModelCall(self, slot)
+        requests = self._requests
+        requests.changes = msgspec.structs.replace(requests.changes, detour=None)
+        rules = before.rules if before is not None else None
+        return _ModelCall(
+            self, slot, rules or CallRules(self._policy, requests.models, requests.model, lambda: requests.model)
+        )
 
     async def _answer(self, sendings: Sendings) -> ModelAnswer:
         request = await self._requests.upcoming()
@@ -137,9 +236,10 @@ class ModelCalls:
 class _ModelCall(NextRequest):
     """One model call: what it asks, as the amendments of a failure before its answer take and change it."""
 
-    def __init__(self, calls: ModelCalls, slot: Slot) -> None:
+    def __init__(self, calls: ModelCalls, slot: Slot, rules: Policy) -> None:
         super().__init__(calls._requests, calls.ask_aside)
         self.slot = slot
+        self.rules = rules
         self.begun = False
 
     def append(self, stored: Changes) -> None:
@@ -158,8 +258,8 @@ class _UnusableAnswer:
         self.appended = False  # the answer to the conversation
 
     def append(self) -> None:
-        """Add the answer to the conversation, once."""
-        if not self.appended:
+        """Add the answer to the conversation, once; not at all one that is dropped."""
+        if not self.appended and not self.call.drops:
             self.appended = True
             self.call.requests.conversation.append_unusable(self.answer)
 

@@ -17,6 +17,7 @@ from understudy.actors.schema import schema_of
 from understudy.codec import encode
 from understudy.endpoint.amendments import asks
 from understudy.endpoint.model import ChatMessage, ModelAnswer, ModelRequest
+from understudy.endpoint.windows import window_of
 
 if TYPE_CHECKING:
     from understudy.actors.agent import Agent
@@ -32,6 +33,7 @@ class Requests:
         self.turn = conversation.turn
         self.registry = self.turn.activation.system.registry
         self.changes = Changes()
+        self.models: tuple[str, ...] = (agent.model,) if isinstance(agent.model, str) else tuple(agent.model)
         self._agent = agent
         self._toolbox = toolbox
         self._output = output
@@ -40,7 +42,17 @@ class Requests:
     @property
     def model(self) -> str:
         """The model that is asked next."""
-        return self.changes.model or self._agent.model
+        return self.changes.detour or self.changes.model or self.models[0]
+
+    @property
+    def context_tokens(self) -> int | None:
+        """How much prompt and answer may come to; None when nobody knows."""
+        return self._agent.context_tokens or window_of(self.model).context_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """How long the next answer may be."""
+        return self.changes.max_tokens or self._agent.max_tokens
 
     async def upcoming(self) -> ModelRequest:
         """Return what the model is asked next."""
@@ -48,10 +60,10 @@ class Requests:
         schema = None if self._output is str else schema_of(self._output)
         return ModelRequest(
             model=self.model,
-            system=changed.system if changed.system is not None else await agent.prompt(),
+            system=(changed.system if changed.system is not None else await agent.prompt()) + changed.system_more,
             messages=changed.messages(self.conversation.messages),
             tools=changed.tools if changed.tools is not None else self._toolbox.specs(self.registry),
-            max_tokens=changed.max_tokens or agent.max_tokens,
+            max_tokens=self.max_tokens,
             output_schema=schema if changed.output_schema is msgspec.UNSET else changed.output_schema,
         )
 

@@ -45,7 +45,7 @@ class StateKeeper:
             batch.events.append((self._activation.no, self.event_no, body))
             batch.work += len(body) >> 10
             if self.log is not None:
-                self.log.append(event)
+                self._activation.type.cls.log_append(self.log, event)
             elif self.recent is not None:
                 self.recent.append(body)
         if snapshot is not None:
@@ -91,7 +91,9 @@ class StateKeeper:
         """Read the events that the snapshot does not hold, or the whole log."""
         if not (self._activation.type.has_events or self._activation.type.has_log):
             return
+        type = self._activation.type
         bodies: list[bytes] = []
+        log: list[Any] = []
         after = 0 if self._activation.type.has_log or self.snapshot is None else self.snapshot.seq
         while after < self.event_no:
             page = await self._activation.system.store.events(self._activation.no, after, 1_000)
@@ -99,12 +101,28 @@ class StateKeeper:
                 raise StateUndecodable(
                     f"of the events {after + 1} to {self.event_no} of {self._activation.name}, some are missing."
                 )
-            bodies.extend(body for _, body in page)
             after = page[-1][0]
-        if self._activation.type.has_log:
-            self.log = [self._activation.type.log_entry_of(body, self._activation.name) for body in bodies]
+            if not type.has_log:
+                bodies.extend(body for _, body in page)
+                continue
+            for _, body in page:  # Page by page: of a log that was shortened, memory never holds the whole.
+                type.cls.log_append(log, type.log_entry_of(body, self._activation.name))
+        if type.has_log:
+            self.log = log
         else:
             self.recent = bodies
+
+    async def whole_log(self) -> list[Any]:
+        """Return all entries of the log, from the store: memory may hold a shorter one."""
+        activation, last = self._activation, self.event_no
+        await activation.system.committer.wait_durable()
+        entries: list[Any] = []
+        while len(entries) < last:
+            page = await activation.system.store.events(activation.no, len(entries), min(1_000, last - len(entries)))
+            if not page:
+                break
+            entries += [activation.type.log_entry_of(body, activation.name) for _, body in page]
+        return entries
 
     def too_large(self, limit: str, what: str, size: int) -> LimitExceeded:
         """Return the error of something that exceeds a limit in bytes."""

@@ -13,12 +13,24 @@ from typing import Any
 
 import msgspec
 
-from understudy.endpoint.model import ChatMessage, ModelAnswer, ModelRequest, Opaque, Text, ToolCall, ToolResult
+from understudy.endpoint.model import (
+    Block,
+    ChatMessage,
+    Media,
+    ModelAnswer,
+    ModelRequest,
+    Opaque,
+    Text,
+    ToolCall,
+    ToolResult,
+    append_message,
+)
 from understudy.errors import InvalidArguments, ToolFailed
 
 asks: ContextVar[Callable[[ModelRequest], Awaitable[ModelAnswer]]] = ContextVar("understudy_asks")
 """How an amendment asks a model: once, even when the process dies after the answer."""
 
+SUMMARY = "[Summary of the conversation until here]"  # what a summary begins with
 _SUMMARY_TOKENS_MAX = 2_048  # enough for a page; a longer summary is no shortening
 _SUMMARISE = (
     "You shorten the record of a conversation between a user and an assistant that uses tools, because it does not fit "
@@ -53,13 +65,14 @@ def disable_tool(request: ModelRequest, failure: Exception) -> ModelRequest:
 def switch_model(model: str) -> Callable[[ModelRequest, Exception], ModelRequest]:
     """Return the amendment that goes on with another model.
 
-    Blocks that only the model before understands, such as signed thinking, are left out.
+    Blocks that only the model before understands, such as signed thinking, are not sent to it: the provider leaves out
+    what other models wrote, and those of which nobody noted the model are left out here.
     """
 
     def switch(request: ModelRequest, _failure: Exception) -> ModelRequest:
         _check("switch_model", request)
         messages = [
-            ChatMessage(message.role, [block for block in message.content if not isinstance(block, Opaque)])
+            msgspec.structs.replace(message, content=[block for block in message.content if not _is_unmarked(block)])
             for message in request.messages
         ]
         return msgspec.structs.replace(request, model=model, messages=messages)
@@ -68,10 +81,32 @@ def switch_model(model: str) -> Callable[[ModelRequest, Exception], ModelRequest
     return switch
 
 
+def _is_unmarked(block: Block) -> bool:
+    return isinstance(block, Opaque) and not block.model
+
+
+def describe_schema(request: ModelRequest, _failure: Exception) -> ModelRequest:
+    """Return the request with its output schema in words, for a service that cannot hold the model to it."""
+    _check("describe_schema", request)
+    if request.output_schema is None:
+        raise InvalidArguments(
+            "the request has no output schema that could be described; it is its tools' that are too complex."
+        )
+    system = f"{request.system}{described(request.output_schema)}"
+    return msgspec.structs.replace(request, system=system, output_schema=None)
+
+
+def described(schema: dict[str, Any]) -> str:
+    """Return what the instructions say of the form of an answer."""
+    written = msgspec.json.encode(schema).decode()
+    return f"\n\nAnswer with one JSON value that fits this JSON schema, and with nothing else:\n{written}"
+
+
 async def compact(request: ModelRequest, _failure: Exception) -> ModelRequest:
     """Return the request with the older half of its messages summarised by one model call, which costs money.
 
-    The first prompt stays as it is, and every tool call stays with its result.
+    The first prompt stays as it is unless it is longer than all the rest, and every tool call stays with its result. An
+    agent's conversation is shorter from there on, for later runs too; images and documents are left out of a summary.
 
     Raises:
         InvalidArguments: There is nothing that could be shortened, or the summary is no shorter.
@@ -79,8 +114,8 @@ async def compact(request: ModelRequest, _failure: Exception) -> ModelRequest:
     """
     _check("compact", request)
     messages = request.messages
-    end = older_half(messages)
-    if end is None:
+    half = older_half(messages)
+    if half is None:
         raise InvalidArguments(
             f"compact finds nothing to summarise: of {len(messages)} messages the first prompt, and the newest exchange "
             "with its tool calls, stay as they are. Let tools return less, or use a model with a larger context."
@@ -90,8 +125,8 @@ async def compact(request: ModelRequest, _failure: Exception) -> ModelRequest:
         raise InvalidArguments(
             "compact asks a model for the summary; it works as an amendment of an agent's calls only."
         )
-    older = messages[1:end]
-    record = "\n\n".join(_told(message) for message in older)
+    first, end = half
+    record = "\n\n".join(_told(message) for message in messages[first:end])
     answer = await ask(
         ModelRequest(
             model=request.model,
@@ -104,25 +139,29 @@ async def compact(request: ModelRequest, _failure: Exception) -> ModelRequest:
         raise InvalidArguments(
             f"compact got a summary of {len(answer.text)} characters for {len(record)}: nothing would be gained."
         )
-    summary = ChatMessage("user", [Text(f"[Summary of the conversation until here]\n{answer.text}")])
-    return msgspec.structs.replace(request, messages=[messages[0], summary, *messages[end:]])
+    summary = ChatMessage("user", [Text(f"{SUMMARY}\n{answer.text}")], keeps=(first, len(messages) - end))
+    shorter = [*messages]
+    append_message(shorter, summary)
+    return msgspec.structs.replace(request, messages=shorter)
 
 
-def older_half(messages: list[ChatMessage]) -> int | None:
-    """Return where the older half ends, after the first message; None when nothing can be left out.
+def older_half(messages: list[ChatMessage]) -> tuple[int, int] | None:
+    """Return where the older half begins and ends; None when nothing can be left out.
 
-    What follows begins with no result of a tool, as that belongs to the call before it.
+    It begins after the first prompt, unless that is longer than all the rest. What follows it begins with no result of a
+    tool, as that belongs to the call before it.
     """
     sizes = [len(msgspec.msgpack.encode(message)) for message in messages]
-    half = sum(sizes[1:]) / 2
+    first = 0 if sizes[0] > sum(sizes[1:]) else 1
+    half = sum(sizes[first:]) / 2
     found: int | None = None
-    for end in range(2, len(messages)):
+    for end in range(first + 1, len(messages)):
         if any(isinstance(block, ToolResult) for block in messages[end].content):
             continue
         found = end
-        if sum(sizes[1:end]) >= half:
+        if sum(sizes[first:end]) >= half:
             break
-    return found
+    return None if found is None else (first, found)
 
 
 def _told(message: ChatMessage) -> str:
@@ -134,6 +173,8 @@ def _told(message: ChatMessage) -> str:
             lines.append(f"assistant calls {block.name} ({block.id}): {msgspec.json.encode(block.arguments).decode()}")
         elif isinstance(block, ToolResult):
             lines.append(f"{'error' if block.is_error else 'result'} of {block.call_id}: {block.content}")
+        elif isinstance(block, Media):
+            lines.append(f"{message.role}: {block} {block.text}".rstrip())
     return "\n".join(lines)
 
 

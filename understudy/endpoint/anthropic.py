@@ -7,6 +7,7 @@ broken: every failure of an attempt carries the usage seen until then. Imports `
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +30,7 @@ from understudy.endpoint.model import (
     Allowance,
     Block,
     ChatMessage,
+    Media,
     ModelAnswer,
     ModelRequest,
     Opaque,
@@ -213,7 +215,7 @@ def _body(request: ModelRequest) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": request.model,
         "max_tokens": request.max_tokens,
-        "messages": [message for each in request.messages if (message := _message(each, request.model))["content"]],
+        "messages": _messages(request),
     }
     if request.system:
         body["system"] = request.system
@@ -224,6 +226,17 @@ def _body(request: ModelRequest) -> dict[str, Any]:
     if request.output_schema is not None:
         body["output_config"] = {"format": {"type": "json_schema", "schema": request.output_schema}}
     return body
+
+
+def _messages(request: ModelRequest) -> list[dict[str, Any]]:
+    messages = [message for each in request.messages if (message := _message(each, request.model))["content"]]
+    if messages and messages[-1]["role"] == "assistant":
+        newest = next(each for each in reversed(request.messages) if each.role == "assistant")
+        if len(newest.content) != len(messages[-1]["content"]):
+            # Another model had paused there, and what it meant to go on with is left out. No model takes half an answer
+            # of another as the beginning of its own.
+            messages.append({"role": "user", "content": [{"type": "text", "text": "Go on."}]})
+    return messages
 
 
 def _message(message: ChatMessage, model: str) -> dict[str, Any]:
@@ -250,6 +263,16 @@ def _block(block: Block) -> dict[str, Any]:
             }  # fmt: skip
         case Opaque():
             return block.block
+        case Media():
+            return {"type": block.kind, "source": _source(block)}
+
+
+def _source(media: Media) -> dict[str, str]:
+    if media.url:
+        return {"type": "url", "url": media.url}
+    if media.text:
+        return {"type": "text", "media_type": "text/plain", "data": media.text}
+    return {"type": "base64", "media_type": media.media_type, "data": base64.b64encode(media.data).decode()}
 
 
 # The answer ------------------------------------------------------------------------------------------------------

@@ -50,14 +50,49 @@ class Opaque(msgspec.Struct, frozen=True, tag="opaque"):
     model: str = ""  # the model that wrote it, as it was asked for
 
 
-Block: TypeAlias = Text | ToolCall | ToolResult | Opaque
+class Media(msgspec.Struct, frozen=True, tag="media", omit_defaults=True):
+    """An image or a document in a prompt: its bytes, the text of a plain document, or the address of either."""
+
+    kind: Literal["image", "document"]
+    media_type: str = ""
+    data: bytes = b""
+    url: str = ""
+    text: str = ""
+
+    def __str__(self) -> str:
+        """Return it as people read it."""
+        where = self.url or f"{len(self.data) or len(self.text.encode())} bytes"
+        return f"[{' '.join(filter(None, (self.kind, self.media_type)))}, {where}]"
 
 
-class ChatMessage(msgspec.Struct, frozen=True):
-    """One message of the conversation."""
+Block: TypeAlias = Text | ToolCall | ToolResult | Opaque | Media
+
+
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of the conversation.
+
+    One with `keeps` is a summary: from here on the conversation is so many of its first messages, this one, and so many
+    of its last ones.
+    """
 
     role: Literal["user", "assistant"]
     content: list[Block]
+    keeps: tuple[int, int] | None = None
+
+
+def append_message(messages: list[ChatMessage], message: ChatMessage) -> None:
+    """Add a message to a conversation; a summary takes the place of what it stands for.
+
+    A result is never parted from its tool call, whatever conversation the summary was made of.
+    """
+    if message.keeps is None:
+        messages.append(message)
+        return
+    first = min(message.keeps[0], len(messages))
+    rest = max(first, len(messages) - message.keeps[1])
+    while first < rest < len(messages) and any(isinstance(block, ToolResult) for block in messages[rest].content):
+        rest -= 1
+    messages[first:rest] = [message]
 
 
 class ToolSpec(msgspec.Struct, frozen=True):

@@ -171,6 +171,8 @@ def _deltas(block: dict[str, Any]) -> list[dict[str, Any]]:
         case "thinking":
             thoughts = [{"type": "thinking_delta", "thinking": part} for part in parts(block["thinking"])]
             return [*thoughts, {"type": "signature_delta", "signature": block["signature"]}]
+        case kind if kind != "tool_use":
+            return []  # Whatever else there is comes whole with its start.
         case _:
             # The service begins the arguments with an empty piece.
             written = ["", *parts(block["_written"])]

@@ -45,7 +45,7 @@ from understudy import (
 )
 from understudy.endpoint.model import ChatMessage, Text
 from understudy.events import Amended, ModelCalled, StepFinished, TurnFailed
-from understudy.testing import Answer, FakeAnthropic, FakeRequest, calls, cut_by_max_tokens, fails, says, together
+from understudy.testing import Answer, FakeAnthropic, FakeRequest, calls, fails, says, stops, together
 from understudy.trace.render import to_text
 
 pytestmark = pytest.mark.anyio
@@ -248,7 +248,8 @@ async def test_context_overflow_is_answered_with_a_shorter_history(tmp_path: Pat
     assert amended(trace.events) == [("compact", "ContextOverflow: amend compact 1 of 2")]
     assert "amended: history summarised (1 of 2)" in one_line(trace)
     # What the agent remembers is the whole of it.
-    assert [each.role for each in said] == ["user", "tool", "tool", "tool", "assistant"]
+    assert [each.role for each in said] == ["user", "tool", "tool", "tool", "user", "assistant"]
+    assert said[4].text.startswith(SUMMARY)
 
 
 async def test_amended_request_is_the_base_of_the_calls_that_follow(tmp_path: Path) -> None:
@@ -582,7 +583,7 @@ async def test_malformed_answer_that_is_retried_is_not_part_of_the_conversation(
     stubborn = agent(Policy(on(MalformedOutput, retry(times=2, backoff=Backoff(1.0)), amend(remind_format))))
 
     async with (
-        FakeAnthropic(cut_by_max_tokens(calls(search, "a")), says("no"), says("json"), DONE) as model,
+        FakeAnthropic(stops("tool_use", says("none")), says("no"), says("json"), DONE) as model,
         open_at(tmp_path, World(), model, stubborn) as system,
     ):
         job = await system.actor(stubborn, "q").run.submit("What?")

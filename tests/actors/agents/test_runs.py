@@ -233,7 +233,8 @@ async def test_answer_that_was_cut_off_runs_no_tool(tmp_path: Path, fake_endpoin
         await system.actor(Researcher, "q").run("What?")
 
     assert index.queries == []
-    assert [each["is_error"] for each in results_of(fake.requests[1])] == [True]
+    assert fake.requests[1].messages == fake.requests[0].messages
+    assert [request.body["max_tokens"] for request in fake.requests] == [8_192, 32_768]
 
 
 async def test_paused_answer_is_continued_and_thinking_is_sent_back(tmp_path: Path) -> None:

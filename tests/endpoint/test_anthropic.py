@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 
 import pytest
 
+from understudy.endpoint.anthropic import AnthropicProvider
 from understudy.endpoint.model import (
     ChatMessage,
     ModelAnswer,
@@ -18,6 +20,7 @@ from understudy.endpoint.model import (
     ToolSpec,
     Usage,
 )
+from understudy.errors import InvalidDefinition
 from understudy.testing import (
     FakeAnthropic,
     calls,
@@ -160,6 +163,10 @@ async def test_a_gateway_that_strips_event_names_and_adds_events_does_no_harm():
     ]
 
 
+def provider_of(fake: FakeAnthropic, **settings: object) -> AnthropicProvider:
+    return AnthropicProvider(base_url=fake.url, api_key="fake-key", **settings)  # type: ignore[arg-type]
+
+
 async def test_a_request_is_written_in_the_services_words():
     thinking = {"type": "thinking", "thinking": "hm", "signature": "s"}
     request = ModelRequest(
@@ -179,7 +186,9 @@ async def test_a_request_is_written_in_the_services_words():
     )
 
     async with FakeAnthropic(says("{}")) as fake:
-        await fake.endpoint().call(request)
+        provider = provider_of(fake, cache=None)
+        await provider.call(request)
+        await provider.close()
 
     assert fake.requests[0].body == {
         "model": "claude-opus-5-5",
@@ -203,3 +212,80 @@ async def test_a_request_is_written_in_the_services_words():
             },
         ],
     }
+
+
+# --- prompt caching -----------------------------------------------------------------------------------------------------
+
+TOOLS = [ToolSpec("f", "does it", {"type": "object"}), ToolSpec("g", "does that", {"type": "object"})]
+
+
+def used(*names: str) -> list[ChatMessage]:
+    """An answer that uses so many tools, and its results."""
+    return [
+        ChatMessage("assistant", [ToolCall(name, "f", {}) for name in names]),
+        ChatMessage("user", [ToolResult(name, "x") for name in names]),
+    ]
+
+
+def marked(body: dict[str, object]) -> list[str]:
+    """Where the marks of a request are."""
+    found = []
+    for part in ("tools", "system", "messages"):
+        for index, each in enumerate(body.get(part) or []):  # type: ignore[arg-type, var-annotated]
+            if "cache_control" in each:
+                found.append(f"{part} {index}")
+            if part == "messages":
+                found += [
+                    f"{part} {index}.{at}" for at, block in enumerate(each["content"]) if "cache_control" in block
+                ]
+    return found
+
+
+async def bodies_of(*conversations: list[ChatMessage], **settings: object) -> list[dict[str, object]]:
+    async with FakeAnthropic(*[says("ok")] * len(conversations)) as fake:
+        provider = provider_of(fake, **settings)
+        for messages in conversations:
+            await provider.call(ModelRequest("m", messages, system="Be brief.", tools=TOOLS))
+        await provider.close()
+        return [request.body for request in fake.requests]
+
+
+async def test_each_call_marks_what_the_next_one_reads_and_what_the_last_one_wrote():
+    first = [ChatMessage("user", [Text("hello"), Text("there")])]
+    second = [*first, *used("1", "2")]
+    third = [*second, *used("3")]
+
+    bodies = await bodies_of(first, second, third)
+
+    assert [marked(body) for body in bodies] == [
+        ["tools 1", "system 0", "messages 0.1"],
+        ["tools 1", "system 0", "messages 0.1", "messages 2.1"],
+        ["tools 1", "system 0", "messages 2.1", "messages 4.0"],
+    ]
+    for before, after in itertools.pairwise(bodies):
+        assert set(marked(before)) & set(marked(after)) >= {f"messages {len(before['messages']) - 1}.1"}  # type: ignore[arg-type]
+
+
+async def test_marks_are_four_at_most_and_never_on_what_the_model_thought():
+    thinking = Opaque("anthropic", {"type": "thinking", "thinking": "hm", "signature": "s"}, "m")
+    paused = [ChatMessage("user", [Text("hi")]), *used("1"), *used("2"), ChatMessage("assistant", [thinking])]
+
+    (body,) = await bodies_of(paused)
+
+    assert marked(body) == ["tools 1", "system 0", "messages 2.0", "messages 4.0"]
+
+
+@pytest.mark.parametrize(
+    ("cache", "mark"), [("5m", {"type": "ephemeral"}), ("1h", {"type": "ephemeral", "ttl": "1h"}), (None, None)]
+)
+async def test_how_long_prompts_are_cached_is_a_setting(cache, mark):
+    (body,) = await bodies_of([ChatMessage("user", [Text("hello")])], cache=cache)
+
+    assert body["messages"][0]["content"][-1].get("cache_control") == mark  # type: ignore[index]
+    assert body["tools"][-1].get("cache_control") == mark  # type: ignore[index]
+    assert bool(marked(body)) == (cache is not None)
+
+
+def test_a_wrong_cache_lifetime_is_refused():
+    with pytest.raises(InvalidDefinition, match="cache must be '5m', '1h' or None; got '1d'"):
+        AnthropicProvider(cache="1d")  # type: ignore[arg-type]

@@ -105,8 +105,8 @@ def remembered(journal: Journal) -> list[ChatMessage]:
     asked: dict[str, Outcome] = {}  # what answered a tool call, perhaps before the model was told
     for slot in journal.slots.values():
         name, _, rest = slot.key.partition(b"\0")
-        hexed, _, number = rest.rpartition(b"#")
-        if not number.isdigit():
+        hexed, _, nth = rest.rpartition(b"#")
+        if not nth.isdigit():
             continue  # The ladder of a step, which is read with its step.
         try:
             match = bytes.fromhex(hexed.decode()).decode()

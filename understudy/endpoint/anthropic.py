@@ -10,7 +10,7 @@ import asyncio
 import base64
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
@@ -39,7 +39,7 @@ from understudy.endpoint.model import (
     ToolResult,
     Usage,
 )
-from understudy.errors import EndpointUnavailable, ModelFailure, Refused
+from understudy.errors import EndpointUnavailable, InvalidDefinition, ModelFailure, Refused
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic, AsyncStream
@@ -54,7 +54,8 @@ class AnthropicProvider:
 
     `timeout_s` bounds one attempt as a whole, `read_timeout_s` the silence within it. Without `api_key` or
     `base_url` the SDK's own environment variables count. Uses aiohttp when it is installed (`understudy[aiohttp]`),
-    which costs much less CPU time per call. Clients belong to the event loop they were first used on; `close` closes those of the running loop.
+    which costs much less CPU time per call. `cache` marks prompts so that the next call of a conversation reads what
+    this one has sent from the service's cache, kept for that long; None marks nothing. Clients belong to the event loop they were first used on; `close` closes those of the running loop.
     """
 
     def __init__(
@@ -65,11 +66,15 @@ class AnthropicProvider:
         timeout_s: float = 600.0,
         # The service sends a ping every few seconds while it thinks; a minute and a half of silence is a dead line.
         read_timeout_s: float = 90.0,
+        cache: Literal["5m", "1h"] | None = "5m",
     ) -> None:
         check_settings(
             "AnthropicProvider", api_key=api_key, base_url=base_url, key_variable="ANTHROPIC_API_KEY",
             timeout_s=timeout_s, read_timeout_s=read_timeout_s,
         )  # fmt: skip
+        if cache not in ("5m", "1h", None):
+            raise InvalidDefinition(f"AnthropicProvider cache must be '5m', '1h' or None; got {cache!r}.")
+        self._cache: Literal["5m", "1h"] | None = cache
         self._api_key = api_key
         self._base_url = base_url
         self._timeout_s = float(timeout_s)
@@ -139,7 +144,7 @@ class AnthropicProvider:
         try:
             # `Any`: the SDK's parameter types are TypedDicts by the hundred; the wire format is checked by the tests.
             create = cast(Any, client.messages.create)
-            stream: AsyncStream[RawMessageStreamEvent] = await create(**_body(request), stream=True)
+            stream: AsyncStream[RawMessageStreamEvent] = await create(**_body(request, self._cache), stream=True)
             assembly.request_id = stream.response.headers.get("request-id")
             assembly.status = stream.response.status_code
             assembly.headers = stream.response.headers
@@ -211,7 +216,7 @@ def _tell_allowance(headers: Mapping[str, str] | None, on_allowance: Callable[[A
 # The request -----------------------------------------------------------------------------------------------------
 
 
-def _body(request: ModelRequest) -> dict[str, Any]:
+def _body(request: ModelRequest, cache: str | None) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": request.model,
         "max_tokens": request.max_tokens,
@@ -225,7 +230,23 @@ def _body(request: ModelRequest) -> dict[str, Any]:
         ]
     if request.output_schema is not None:
         body["output_config"] = {"format": {"type": "json_schema", "schema": request.output_schema}}
+    if cache is not None:
+        _mark(body, {"type": "ephemeral"} if cache == "5m" else {"type": "ephemeral", "ttl": cache})
     return body
+
+
+def _mark(body: dict[str, Any], mark: dict[str, str]) -> None:
+    """Say up to where the prompt is to be cached: tools, instructions, and the newest two user messages.
+
+    The newest is what the next call reads. The one before it is what this call reads: the service looks for it no more
+    than 20 blocks back by itself, and one answer with its results may have more.
+    """
+    if "tools" in body:
+        body["tools"][-1]["cache_control"] = mark
+    if "system" in body:
+        body["system"] = [{"type": "text", "text": body["system"], "cache_control": mark}]
+    for message in [each for each in body["messages"] if each["role"] == "user"][-2:]:
+        message["content"][-1]["cache_control"] = mark
 
 
 def _messages(request: ModelRequest) -> list[dict[str, Any]]:

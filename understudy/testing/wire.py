@@ -16,7 +16,10 @@ _TEXT_DELTAS = 8  # Deltas per block: enough to see streaming, cheap enough for 
 
 
 class FakeRequest(msgspec.Struct, frozen=True):
-    """One request as it arrived; `index` counts all calls from 0, and `body` is the whole of it."""
+    """One request as it arrived; `index` counts all calls from 0, and `body` is the whole of it.
+
+    `messages` and `tools` are without the marks of prompt caching, which move from call to call.
+    """
 
     index: int
     model: str
@@ -45,12 +48,23 @@ def request_from(index: int, digest: str, body: dict[str, Any]) -> FakeRequest:
         index=index,
         model=str(body.get("model", "")),
         system=system,
-        messages=body.get("messages") or [],
-        tools=body.get("tools") or [],
+        messages=_unmarked(body.get("messages") or []),
+        tools=_unmarked(body.get("tools") or []),
         stream=bool(body.get("stream")),
         digest=digest,
         body=body,
     )
+
+
+def _unmarked(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return tools, messages or blocks of content without those marks."""
+    found: list[dict[str, Any]] = []
+    for block in blocks:
+        plain = {name: value for name, value in block.items() if name != "cache_control"}
+        if isinstance(plain.get("content"), list):
+            plain["content"] = _unmarked(plain["content"])
+        found.append(plain)
+    return found
 
 
 def tokens(text: str) -> int:

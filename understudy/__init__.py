@@ -2,7 +2,8 @@
 
 from understudy.actors.actor import Actor, migrate
 from understudy.actors.administration import ActorInfo, DeadLetterInfo
-from understudy.actors.agent import Agent, Content, Message
+from understudy.actors.agent import Agent, Message
+from understudy.actors.content import Content
 from understudy.actors.handler import Bound, BoundQuery, Handler, Query, handler, query
 from understudy.actors.job import Job, JobStatus
 from understudy.actors.limits import Limits

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, Literal, Never
+from typing import Annotated, Any, ClassVar, Generic, Literal, Never
 
 import msgspec
+from msgspec import Meta
 from typing_extensions import TypeVar
 
 from understudy.actors import conversation
 from understudy.actors.actor import Actor
 from understudy.actors.agent_run import Run
+from understudy.actors.content import Content
 from understudy.actors.handler import Handler, Query, handler, query
 from understudy.actors.signature import type_arguments
 from understudy.actors.tool import Tool
@@ -41,13 +43,6 @@ from understudy.supervisor.policy import Policy, amend, dead_letter, escalate, o
 
 Output = TypeVar("Output")
 State = TypeVar("State", default=None)
-
-
-class Content(msgspec.Struct):
-    """One block of a prompt."""
-
-    type: Literal["text"] = "text"
-    text: str = ""
 
 
 class Message(msgspec.Struct):
@@ -93,7 +88,9 @@ class Agent(Actor[State, Never], Generic[Output, State]):
         return self.instructions
 
     @handler
-    async def run(self, prompt: str | list[Content]) -> Output:
+    async def run(
+        self, prompt: Annotated[str, Meta(min_length=1)] | Annotated[list[Content], Meta(min_length=1)]
+    ) -> Output:
         """Answer *prompt*, using the tools.
 
         Raises:

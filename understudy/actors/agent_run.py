@@ -25,7 +25,8 @@ from understudy.errors import ContextOverflow, InvalidArguments, LimitExceeded, 
 from understudy.mailbox.journal import Outcome
 
 if TYPE_CHECKING:
-    from understudy.actors.agent import Agent, Content
+    from understudy.actors.agent import Agent
+    from understudy.actors.content import Content
 
 _PAUSES_MAX = 20  # answers that the service paused, per run
 _PAUSED = frozenset({"pause_turn", "compaction"})  # what there is goes back as it is, and the model goes on
@@ -71,8 +72,7 @@ class Run:
             self.running = False
 
     async def _begin(self, prompt: str | list[Content]) -> None:
-        texts = [prompt] if isinstance(prompt, str) else [each.text for each in prompt]
-        message = ChatMessage("user", [Text(text) for text in texts])
+        message = ChatMessage("user", [Text(prompt)] if isinstance(prompt, str) else [each.block for each in prompt])
         # Journaled with the first answer, which a later attempt keeps: it keeps the question too.
         slot = await self.turn.claim(conversation.PROMPT, b"%d" % self._no)
         if slot.outcome is None:

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import msgspec
 
@@ -57,6 +57,8 @@ class AnthropicProvider:
     which costs much less CPU time per call. `cache` marks prompts so that the next call of a conversation reads what
     this one has sent from the service's cache, kept for that long; None marks nothing. Clients belong to the event loop they were first used on; `close` closes those of the running loop.
     """
+
+    media: ClassVar[frozenset[str]] = frozenset({"image", "document"})
 
     def __init__(
         self,

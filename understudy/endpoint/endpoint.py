@@ -13,7 +13,7 @@ from typing import cast
 
 from understudy.endpoint.breaker import Breaker
 from understudy.endpoint.guard import EndpointStatus, Guard, GuardSettings, Listener
-from understudy.endpoint.model import ModelAnswer, ModelRequest, Provider
+from understudy.endpoint.model import ModelAnswer, ModelRequest, Provider, refuse_media
 from understudy.endpoint.rates import RateLimits
 from understudy.endpoint.retry_budget import RetryBudget
 from understudy.errors import InvalidDefinition, RequestRejected
@@ -102,6 +102,7 @@ class Endpoint:
                 "Correct the name or the endpoint's models.",
                 sent=False,
             )
+        refuse_media(self._provider, request)
         return await self._guard().call(request, on_text, is_retry=attempt > 1)
 
     def blocked_until(self, model: str) -> float | None:

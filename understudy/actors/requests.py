@@ -6,6 +6,7 @@ count for the rest of the run. Knows nothing of how a model is called.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ import msgspec
 
 from understudy.actors import changes
 from understudy.actors.changes import Changes
-from understudy.actors.schema import schema_of
+from understudy.actors.schema import enforceable, schema_of
 from understudy.codec import encode
-from understudy.endpoint.amendments import asks
+from understudy.endpoint.amendments import asks, described
 from understudy.endpoint.model import ChatMessage, ModelAnswer, ModelRequest
 from understudy.endpoint.windows import window_of
 
@@ -57,15 +58,25 @@ class Requests:
     async def upcoming(self) -> ModelRequest:
         """Return what the model is asked next."""
         agent, changed = self._agent, self.changes
-        schema = None if self._output is str else schema_of(self._output)
+        schema, in_words = self._form
+        system = changed.system if changed.system is not None else await agent.prompt() + in_words
         return ModelRequest(
             model=self.model,
-            system=(changed.system if changed.system is not None else await agent.prompt()) + changed.system_more,
+            system=system + changed.system_more,
             messages=changed.messages(self.conversation.messages),
             tools=changed.tools if changed.tools is not None else self._toolbox.specs(self.registry),
             max_tokens=self.max_tokens,
             output_schema=schema if changed.output_schema is msgspec.UNSET else changed.output_schema,
         )
+
+    @functools.cached_property
+    def _form(self) -> tuple[dict[str, Any] | None, str]:
+        """The output schema, or what the instructions say of it when no service can enforce it."""
+        if self._output is str:
+            return None, ""
+        schema = schema_of(self._output)
+        enforced = enforceable(schema)
+        return (enforced, "") if enforced is not None else (None, described(schema))
 
     def offers(self, tool: str) -> bool:
         """Whether the model may call that tool: whether the agent has it, and no amendment has taken it away."""

@@ -31,7 +31,7 @@ class Name(msgspec.Struct, tag="name"):
 class Report(msgspec.Struct):
     at: Annotated[datetime, msgspec.Meta(tz=True)]
     title: str
-    additionalProperties: str
+    additionalProperties: str  # noqa: N815 - a word of schemas, as the name of a field
     where: Point | Name | None
     kind: Literal["a", "b"]
     parts: Annotated[list[Point], msgspec.Meta(min_length=1)] = []

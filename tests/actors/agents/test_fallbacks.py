@@ -233,6 +233,7 @@ async def test_choice_of_a_model_is_kept_by_a_turn_that_is_delivered_again(tmp_p
             await outside.wait("first call")
         outside.open("first call")
         free = Blocking(model.endpoint())
+        free.blocked |= {SONNET: 1e9}  # Even so: it was asked, and may have answered.
         async with opened(tmp_path, outside, free, Chat) as system:
             assert await system.job(job.id) == "done"
             events = (await system.trace(job.id)).events

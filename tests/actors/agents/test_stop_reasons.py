@@ -19,12 +19,15 @@ from understudy import (
     SystemFailed,
     amend,
     escalate,
+    handler,
     on,
     remind_format,
+    retry,
     suspend,
     tool,
 )
 from understudy.events import Amended
+from understudy.supervisor.backoff import Backoff
 from understudy.testing import (
     Answer,
     FakeAnthropic,
@@ -129,6 +132,33 @@ async def test_greater_room_for_answers_survives_a_crash(tmp_path: Path) -> None
             assert await system.job(job.id) == "done"
             events = (await system.trace(job.id)).events
             assert await said(system, Chat) == ["Hi", "done"]
+
+    assert [request.body["max_tokens"] for request in model.requests] == [8_192, 32_768, 32_768]
+    assert len([each for each in events if isinstance(each, Amended)]) == 1
+
+
+async def test_greater_room_is_asked_for_once_however_often_the_turn_is_delivered(tmp_path: Path) -> None:
+    outside = World()
+    outside.fails["report"] = 2
+
+    class Shaky(Chat, kind="shaky"):
+        policy = Policy(on(ConnectionError, retry(times=2, backoff=Backoff(0.1))))
+
+        @handler
+        async def report(self) -> str:
+            answer = await self.run("Hi")
+            if world().should_fail("report"):
+                raise ConnectionError
+            return answer
+
+    async with (
+        FakeAnthropic(cut_by_max_tokens("a long answer"), calls(look, "a"), says("done")) as model,
+        open_at(tmp_path, outside, model, Shaky) as system,
+    ):
+        job = await system.actor(Shaky, "c").report.submit()
+        assert await job == "done"
+        events = (await system.trace(job.id)).events
+        assert await said(system, Shaky) == ["Hi", "about a", "done"]
 
     assert [request.body["max_tokens"] for request in model.requests] == [8_192, 32_768, 32_768]
     assert len([each for each in events if isinstance(each, Amended)]) == 1

@@ -105,6 +105,9 @@ def _block_bytes(block: Block) -> int:
             return _FRAMING_BYTES + _text_bytes(block.name) + len(msgspec.json.encode(block.arguments))
         case Opaque():
             return _FRAMING_BYTES + _value_bytes(block.block)
+        case Media():
+            # Not by its size: an image costs a bounded number of tokens, whatever its bytes. What lies elsewhere is a guess.
+            return _FRAMING_BYTES + _BINARY_BYTES + _text_bytes(block.text)
 
 
 def _value_bytes(value: object) -> int:

@@ -234,7 +234,8 @@ async def test_answer_that_was_cut_off_runs_no_tool(tmp_path: Path, fake_endpoin
 
     assert index.queries == []
     assert fake.requests[1].messages == fake.requests[0].messages
-    assert [request.body["max_tokens"] for request in fake.requests] == [8_192, 32_768]
+    field = "max_completion_tokens" if fake_endpoint is FakeOpenAI else "max_tokens"
+    assert [request.body[field] for request in fake.requests] == [8_192, 32_768]
 
 
 async def test_paused_answer_is_continued_and_thinking_is_sent_back(tmp_path: Path) -> None:

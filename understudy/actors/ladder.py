@@ -26,12 +26,16 @@ _IN_PLACE = frozenset({"retry", "amend"})
 
 
 class Rungs(msgspec.Struct, frozen=True, array_like=True):
-    """A ladder as it is stored. `not_before` is wall time; `amended` the newest changed input, as its `Input` wrote it."""
+    """A ladder as it is stored. `not_before` is wall time; `amended` the newest changed input, as its `Input` wrote it.
+
+    `final` says of a step with a value that this was found wrong afterwards, and ended what it was for.
+    """
 
     history: tuple[Past, ...] = ()
     not_before: float = 0.0
     delay_s: float = 0.0
     amended: bytes | None = None
+    final: bool = False
 
 
 class Input(Protocol):
@@ -210,7 +214,7 @@ class Ladder:
     def keep(self) -> None:
         """Keep the ladder with the value that the step has now, in the open batch; later calls may count on it."""
         turn = self.turn
-        if not (self.rungs.history or self.rungs.amended) or turn.is_fenced():
+        if self.rungs == Rungs() or turn.is_fenced():
             return
         ladder = turn.ensure_journal().keep_ladder(self.slot)
         if ladder is not None:

@@ -17,7 +17,7 @@ import msgspec
 from understudy.actors import conversation
 from understudy.actors.changes import Changes
 from understudy.actors.conversation import Conversation
-from understudy.actors.failures import to_failure
+from understudy.actors.failures import to_error, to_failure
 from understudy.actors.fallbacks import CallRules
 from understudy.actors.ladder import Ladder, Rungs, Verdict, rungs_of
 from understudy.actors.performing import Spec, perform
@@ -32,7 +32,7 @@ from understudy.endpoint.prices import cost_micros
 from understudy.endpoint.windows import estimated_tokens, is_near, window_of
 from understudy.errors import ContextOverflow, MalformedOutput, ModelFailure
 from understudy.events import Amended, ModelCalled
-from understudy.mailbox.journal import Slot
+from understudy.mailbox.journal import Outcome, Slot
 from understudy.supervisor.policy import NO_RULES, Policy, Rule, decide, on
 
 _MORE_TOKENS = 4  # times as many for an answer that was cut off: two or three attempts reach what a model gives
@@ -91,7 +91,13 @@ class ModelCalls:
         before = self._newest
         assert before is not None
         call = self._newest = await self._claim(number, before)
+        ended = call.slot.outcome
+        if ended is not None and ended.failure is not None:  # It was final before this turn was delivered again.
+            self._conversation.append_unusable(answer)
+            raise to_error(ended.failure, "model", role="model")
         ladder = Ladder(self._turn, call.slot, (call.rules,))
+        if ladder.rungs == Rungs() and rungs_of(self._turn.ensure_journal(), before.slot).final:
+            self._drop_answer(call, ladder, "tried again after it had failed")
         if ladder.rungs != Rungs():  # It was decided about before this turn was delivered again.
             if ladder.rungs.amended is None:
                 self._drop_answer(call, ladder, "the turn began anew")
@@ -105,18 +111,18 @@ class ModelCalls:
         verdict = await ladder.judge(error, to_failure(error), unusable)
         Witness(self._turn, "model", "model", self._span).ended(1, 0.0, verdict, None, error)
         if verdict.ends_turn:
-            # Delivered again, the turn finds the same answer: then it asks anew, as nothing else could end otherwise.
             if not verdict.tries_again:
-                ladder.rungs = Rungs()
-                self._drop_answer(call, ladder, verdict.reason, lasts=True)
+                self._note_final(before, verdict.reason)
             ladder.conclude(verdict, error)
         if not verdict.again:
-            self._turn.ensure_journal().drop(call.slot)
             call.drops = False
             unusable.append()
             failed = sum(1 for past in ladder.rungs.history if past.error == MalformedOutput.__name__)
             more = f" (after {failed} reminders)" if failed and isinstance(error, MalformedOutput) else ""
-            raise type(error)(f"{verdict.failure.message}{more}")
+            final = type(error)(f"{verdict.failure.message}{more}")
+            self._note_final(before, verdict.reason)
+            self._turn.settle(call.slot, Outcome(failure=to_failure(final)))
+            raise final
         if not unusable.appended and verdict.verb == "retry":
             self._drop_answer(call, ladder, verdict.reason)
         ladder.tell_amended(verdict)
@@ -193,11 +199,21 @@ class ModelCalls:
                 return
             ladder.tell_amended(verdict)
 
-    def _drop_answer(self, call: _ModelCall, ladder: Ladder, why: str, *, lasts: bool = False) -> None:
+    def _note_final(self, call: _ModelCall, why: str) -> None:
+        """Journal with an answer that it has failed the run.
+
+        The answer is a value, which every later attempt finds. A crash finds the failure too; but one that was decided on,
+        by a policy or a person, must ask anew, as nothing else could end otherwise.
+        """
+        ladder = Ladder(self._turn, call.slot, ())
+        ladder.climb(msgspec.structs.replace(ladder.rungs, final=True), why)
+        ladder.keep()
+
+    def _drop_answer(self, call: _ModelCall, ladder: Ladder, why: str) -> None:
         """Let the call be the same again, as if the one before it had not been answered."""
         call.drops = True
         dropped = msgspec.structs.replace(self._requests.changes, appended=[], drops=True)
-        ladder.climb(msgspec.structs.replace(ladder.rungs, amended=encode(dropped)), why, lasts=lasts)
+        ladder.climb(msgspec.structs.replace(ladder.rungs, amended=encode(dropped)), why)
 
     async def ask_aside(self, request: ModelRequest) -> ModelAnswer:
         """Ask a model for an amendment; its answer is journaled, and waited for as `call_policy` retries."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from tests.actors.turns.world import World, dying, world
 from understudy import (
     ActorSuspended,
     Agent,
+    HandlerFailed,
     LimitExceeded,
     MalformedOutput,
     Policy,
     SystemFailed,
     amend,
+    dead_letter,
     escalate,
     handler,
     on,
@@ -51,6 +54,8 @@ class Report(msgspec.Struct):
 async def look(what: str) -> str:
     """Look something up."""
     world().did.append(what)
+    if world().seen.get("stop at") == what:
+        await world().stop_at("looking")
     return f"about {what}"
 
 
@@ -297,3 +302,56 @@ async def test_system_stopped_by_a_malformed_answer_asks_anew_when_it_is_started
             await live()
         async with open_at(tmp_path, World(), model, Grave) as system:
             assert await system.actor(Grave, "c").run.options(key="k")("Hi") == Report("t")
+
+
+@pytest.mark.parametrize("rules", ["used up", "given up"])
+async def test_agent_asks_anew_when_a_dead_letter_of_malformed_answers_is_delivered_again(
+    tmp_path: Path, rules: str
+) -> None:
+    class Wrong(Reporter, kind="wrong"):
+        call_policy = Policy(
+            on(MalformedOutput, amend(remind_format), dead_letter())
+            if rules == "given up"
+            else on(MalformedOutput, amend(remind_format))
+        )
+
+    async with (
+        FakeAnthropic(says("no"), says("no again"), says(Report("t"))) as model,
+        open_at(tmp_path, World(), model, Wrong) as system,
+    ):
+        with pytest.raises((MalformedOutput, HandlerFailed)):
+            await system.actor(Wrong, "c").run("Hi")
+        (letter,) = [each async for each in system.dead_letters()]
+        await system.redeliver(letter.id)
+        await asyncio.sleep(60)
+        texts = await said(system, Wrong)
+
+    assert model.calls == 3
+    assert texts[-1] == '{"title":"t"}'
+
+
+async def test_malformed_answer_that_the_handler_has_caught_is_no_other_one_after_a_crash(tmp_path: Path) -> None:
+    outside = World()
+
+    class Catching(Reporter, kind="catching"):
+        call_policy = Policy()
+
+        @handler
+        async def report(self) -> str:
+            try:
+                await self.run("Hi")
+            except MalformedOutput as error:
+                await look("after")
+                return str(error)
+            return ""
+
+    async with FakeAnthropic(says("no"), says(Report("never"))) as model:
+        async with dying(open_at(tmp_path, outside, model, Catching)) as system:
+            outside.seen["stop at"] = "after"
+            job = await system.actor(Catching, "c").report.submit()
+            await outside.wait("looking")
+        outside.open("looking")
+        async with open_at(tmp_path, outside, model, Catching) as system:
+            assert "the answer is not a Report" in await system.job(job.id)
+
+    assert model.calls == 1

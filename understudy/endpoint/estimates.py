@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 
 from understudy.endpoint.meters import Need
-from understudy.endpoint.model import Block, ModelRequest, Opaque, Text, ToolCall, ToolResult, Usage
+from understudy.endpoint.model import Block, Media, ModelRequest, Opaque, Text, ToolCall, ToolResult, Usage
 
 _WEIGHT = 0.2  # of the newest call: a dozen calls are learnt from, and one odd call does little.
 _DEVIATIONS = 2.0

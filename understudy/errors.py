@@ -139,7 +139,8 @@ class ModelFailure(RetryLater):
     held_back: bool = False
     billed: bool = False
     usage: Any = None
-    received_bytes: int = 0  # of the answer's content, before it broke off: no fewer than its tokens
+    # Of the answer's content, before it broke off: no fewer than its tokens. 0: nobody knows how much more was written.
+    received_bytes: int = 0
 
 
 class RateLimited(ModelFailure):
@@ -312,6 +313,7 @@ class BudgetExceeded(GiveUp):
     spent: float = 0.0  # in the limit's unit, calls whose cost nobody knows included
     wanted: float = 0.0  # what the call may cost at most
     value_max: float = 0.0
+    below: bool = False  # what the run has asked is held by it, not a call of the run itself
 
 
 class ApprovalRejected(GiveUp):

@@ -131,7 +131,8 @@ class AnthropicProvider:
         except TimeoutError as error:
             if not limit.expired():
                 raise  # The callback's own.
-            raise self._unavailable(assembly, f"no complete answer within timeout_s={self._timeout_s:g}") from error
+            what = f"no complete answer within timeout_s={self._timeout_s:g}"
+            raise self._unavailable(assembly, what, received_bytes=0) from error  # It may go on unheard.
         return assembly.answer()
 
     async def close(self) -> None:
@@ -168,7 +169,8 @@ class AnthropicProvider:
             finally:
                 await stream.close()
         except msgspec.DecodeError as error:
-            raise self._unavailable(assembly, f"an event of the answer does not decode: {error}") from error
+            what = f"an event of the answer does not decode: {error}"
+            raise self._unavailable(assembly, what, received_bytes=0) from error
         except Exception as error:
             if assembly.headers is None:
                 assembly.headers = getattr(getattr(error, "response", None), "headers", None)
@@ -177,17 +179,20 @@ class AnthropicProvider:
                 usage=assembly.usage_so_far,
                 in_stream=assembly.status is not None,
                 request_id=assembly.request_id,
+                received_bytes=assembly.received_bytes,
                 now=wall_clock(asyncio.get_running_loop())(),
             )
             if failure is None:
                 raise
             raise failure from error
-        raise self._unavailable(assembly, "the answer ended early, without message_stop")
+        raise self._unavailable(
+            assembly, "the answer ended early, without message_stop", received_bytes=assembly.received_bytes
+        )
 
-    def _unavailable(self, assembly: _Assembly, what: str) -> EndpointUnavailable:
+    def _unavailable(self, assembly: _Assembly, what: str, *, received_bytes: int) -> EndpointUnavailable:
         return EndpointUnavailable(
             what, status=assembly.status, request_id=assembly.request_id, retry_after_s=None, error_code=None,
-            error_type=None, sent=True, billed=True, usage=assembly.usage_so_far,
+            error_type=None, sent=True, billed=True, usage=assembly.usage_so_far, received_bytes=received_bytes,
         )  # fmt: skip
 
     def _open(self) -> AsyncAnthropic:
@@ -344,6 +349,7 @@ class _Assembly:
         self.status: int | None = None  # Known as soon as the answer has begun.
         self.request_id: str | None = None
         self.headers: Mapping[str, str] | None = None
+        self.received_bytes = 0  # of its content
         self._on_text = on_text
         self._message: _Message | None = None
         self._counts: dict[str, int] = {}
@@ -377,6 +383,7 @@ class _Assembly:
                 self._count(event.message.usage)
             case "content_block_start" if event.index is not None and event.content_block is not None:
                 self._blocks[event.index] = event.content_block
+                self.received_bytes += len(str(event.content_block.get("text", "")).encode("utf-8", "replace"))
                 self._tell(event.content_block.get("text"))
             case "content_block_delta" if event.index is not None and event.delta is not None:
                 self._grow(event.index, event.delta)
@@ -423,6 +430,11 @@ class _Assembly:
 
     def _grow(self, index: int, delta: dict[str, Any]) -> None:
         block = self._blocks.setdefault(index, {"type": "text", "text": ""})
+        self.received_bytes += sum(
+            len(value.encode("utf-8", "replace"))
+            for name, value in delta.items()
+            if name != "type" and isinstance(value, str)
+        )
         if delta.get("type") == "input_json_delta":
             self._json.setdefault(index, []).append(str(delta.get("partial_json", "")))
             return

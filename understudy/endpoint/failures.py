@@ -119,12 +119,13 @@ def classify(
     usage: Usage | None = None,
     in_stream: bool = False,
     request_id: str | None = None,
+    received_bytes: int = 0,
     now: float | None = None,
 ) -> ModelFailure | None:
     """Return the failure that *error* stands for, or None when it is none of the endpoint's.
 
-    `in_stream` says that the answer had begun (the attempt is billed); `usage` is what was counted until then, and
-    `request_id` what the answer's headers said. `now` (seconds since the epoch) is needed only for a retry date from
+    `in_stream` says that the answer had begun (the attempt is billed); `usage` is what was counted until then,
+    `received_bytes` how much of its content had come, and `request_id` what the answer's headers said. `now` (seconds since the epoch) is needed only for a retry date from
     a service that sends no `date` of its own. `retry_after_s` is what the service asks for, uncapped: the caller has
     the deadline.
     """
@@ -136,13 +137,24 @@ def classify(
     if status is None and "APIError" in names and isinstance(getattr(error, "body", None), Mapping):
         status = 200  # An error event, from an SDK whose errors within a stream have no status.
     if status is not None and "APIResponseValidationError" not in names:
-        return _of_answer(error, status, usage, in_stream=in_stream or status < 400, now=now)
+        answered = _of_answer(error, status, usage, in_stream=in_stream or status < 400, now=now)
+        return _with_received(answered, received_bytes if in_stream else 0)
     # What is known of an attempt without an answer; spelled out, so that every failure carries the same attributes.
     facts: dict[str, Any] = {
         "status": 200 if in_stream else None, "request_id": request_id, "retry_after_s": None, "error_code": None,
         "error_type": None, "usage": usage,
     }  # fmt: skip
-    return _of_transport(error, facts, in_stream=in_stream) or _of_builtin(error, facts, in_stream=in_stream)
+    failure = _of_transport(error, facts, in_stream=in_stream) or _of_builtin(error, facts, in_stream=in_stream)
+    if failure is None or not in_stream or _timed_out(_names_of_chain(error)):
+        return failure  # What fell silent may have gone on unheard.
+    return _with_received(failure, received_bytes)
+
+
+def _with_received(failure: ModelFailure, received_bytes: int) -> ModelFailure:
+    """Let a failure say how much of the answer had come."""
+    if not received_bytes:
+        return failure
+    return type(failure)(str(failure), **vars(failure)["_facts"], received_bytes=received_bytes)
 
 
 def _of_answer(
@@ -212,7 +224,7 @@ def _said(error: Exception) -> str:
 def _of_transport(error: Exception, facts: dict[str, Any], *, in_stream: bool) -> ModelFailure | None:
     """No answer, or half of one: the exception's module says that the connection is to blame."""
     chain = list(_chain(error))
-    names = frozenset[str]().union(*map(_names, chain))
+    names = _names_of_chain(error)
     module, own = type(error).__module__.partition(".")[0], _names(error)
     # By name: the vendors' packages have one maker, and so the same errors.
     if "CredentialsError" in own:
@@ -227,9 +239,7 @@ def _of_transport(error: Exception, facts: dict[str, Any], *, in_stream: bool) -
             sent=False, billed=False, **facts,
         )  # fmt: skip
     sent = in_stream or bool(names & _SENT) or not (names & _NOT_SENT or _plain_connect_error(chain))
-    # One bridge from aiohttp calls a server that hung up a timeout.
-    hung_up = "ServerDisconnectedError" in names
-    timed_out = not hung_up and bool(names & {"TimeoutException", "APITimeoutError", "TimeoutError"})
+    timed_out = _timed_out(names)
     if in_stream:
         what = "the answer stalled" if timed_out else "the connection dropped in the middle of the answer"
     elif sent:
@@ -318,6 +328,15 @@ def _timestamp(value: str) -> float | None:
 
 def _names(error: BaseException) -> frozenset[str]:
     return frozenset(cls.__name__ for cls in type(error).__mro__)
+
+
+def _names_of_chain(error: BaseException) -> frozenset[str]:
+    return frozenset[str]().union(*map(_names, _chain(error)))
+
+
+def _timed_out(names: frozenset[str]) -> bool:
+    # One bridge from aiohttp calls a server that hung up a timeout.
+    return "ServerDisconnectedError" not in names and bool(names & {"TimeoutException", "APITimeoutError", "TimeoutError"})
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

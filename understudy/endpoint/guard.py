@@ -20,6 +20,7 @@ from understudy.endpoint.lane import Lane
 from understudy.endpoint.model import ModelAnswer, ModelRequest, Provider
 from understudy.endpoint.rates import Grant, Need, RateLimits
 from understudy.endpoint.retry_budget import Retries, RetryBudget
+from understudy.endpoint.sending import tell_sent
 from understudy.endpoint.slots import Slots
 from understudy.errors import EndpointUnavailable, ModelFailure, Overloaded, RateLimited, Refused
 
@@ -120,6 +121,7 @@ class Guard:
         lane.in_flight += 1
         began_s = self._loop.time()
         try:
+            tell_sent()
             on_allowance = partial(lane.buckets.learn, grant=grant)
             answer = await self._provider.call(request, on_text=on_text, on_allowance=on_allowance)
             self.slots.succeeded()

@@ -12,9 +12,11 @@ from understudy.actors.supervisor_ref import SupervisorRef
 from understudy.actors.system import System
 from understudy.actors.tool import Rate, Tool, tool
 from understudy.actors.turn import Turn, current_turn
+from understudy.actors.workflow import Spent, Workflow
 from understudy.endpoint.amendments import compact, disable_tool, remind_format, switch_model
 from understudy.endpoint.anthropic import AnthropicProvider
 from understudy.endpoint.breaker import Breaker
+from understudy.endpoint.budget import Budget
 from understudy.endpoint.endpoint import Endpoint
 from understudy.endpoint.guard import EndpointStatus
 from understudy.endpoint.model import ModelRequest
@@ -109,6 +111,7 @@ __all__ = [
     "Bound",
     "BoundQuery",
     "Breaker",
+    "Budget",
     "BudgetExceeded",
     "CallCycle",
     "ChangeCall",
@@ -163,6 +166,7 @@ __all__ = [
     "Running",
     "SchemaTooComplex",
     "SpendLimitReached",
+    "Spent",
     "StartFailed",
     "StateUndecodable",
     "Step",
@@ -182,6 +186,7 @@ __all__ = [
     "Turn",
     "TurnEnded",
     "UnderstudyError",
+    "Workflow",
     "WrongLoop",
     "amend",
     "answer",

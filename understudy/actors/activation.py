@@ -15,8 +15,10 @@ import msgspec
 from understudy.actors import endings, running, standing
 from understudy.actors.door import Door
 from understudy.actors.handler import PLAIN, Options
+from understudy.actors.open_ledger import within
+from understudy.actors.sent import sent_began
 from understudy.actors.state import StateKeeper
-from understudy.actors.turn import Turn
+from understudy.actors.turn import Turn, run_scope
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
@@ -154,8 +156,11 @@ class Activation:
         waiter: asyncio.Future[Any] | None = None,
         keep: bool = False,
         reserved: bool = False,
+        scope: str | None = None,
     ) -> Envelope:
         """Accept a message: from here on it is never refused. With *slot* the sending turn asks.
+
+        *scope* is that of the sending turn's run, if it is not the one of this context.
 
         Raises:
             MailboxFull: Too many wait; nothing was stored.
@@ -171,8 +176,9 @@ class Activation:
             self.create()
         no = system.next_message()
         now = system.wall()
-        due_at = deadline_at = None
+        due_at = deadline_at = workflow = None
         if options is not PLAIN:
+            workflow = options.workflow
             if options.delay_s is not None:
                 due_at = now + options.delay_s
             elif options.at is not None:
@@ -180,9 +186,10 @@ class Activation:
             if options.deadline_s is not None:
                 deadline_at = now + options.deadline_s
         if sender is None:
-            head = (
-                Head(now, "") if not keep and deadline_at is None else Head(now, "", None, None, (), deadline_at, keep)
-            )
+            if not keep and deadline_at is None and workflow is None:
+                head = Head(now, "")
+            else:  # What is sent through a workflow lies in its trace.
+                head = Head(now, workflow or "", None, None, (), deadline_at, keep, False, workflow, workflow)
             envelope = Envelope(no, self.no, no, handler.name, body, head, options.key)
         else:
             asked = sender.envelope
@@ -196,12 +203,16 @@ class Activation:
                 deadline_at,
                 keep,
                 traced,
+                within(scope or run_scope.get() or asked.head.scope, workflow),
+                workflow,
             )
             envelope = Envelope(no, self.no, no, handler.name, body, head, options.key)
             if slot is not None:
                 slot.child = no
                 envelope.caller = asked.no
                 envelope.caller_key = slot.key
+        if workflow is not None:
+            sent_began(system.committer.touch(), envelope, self.type.kind)
         envelope.arguments = arguments
         envelope.waiter = waiter
         if keep:

@@ -24,9 +24,11 @@ from understudy.actors.tool import Tool
 from understudy.actors.toolbox import Toolbox, ToolLike
 from understudy.actors.turn import current_turn
 from understudy.endpoint.amendments import compact, disable_tool, remind_format
+from understudy.endpoint.budget import Budget
 from understudy.endpoint.model import ChatMessage, Media, Text, ToolResult, append_message
 from understudy.errors import (
     AuthenticationFailed,
+    BudgetExceeded,
     ContextOverflow,
     EndpointUnavailable,
     InvalidDefinition,
@@ -39,7 +41,7 @@ from understudy.errors import (
 )
 from understudy.mailbox.journal import Journal, storable
 from understudy.supervisor.backoff import Backoff
-from understudy.supervisor.policy import Policy, amend, dead_letter, escalate, on, retry
+from understudy.supervisor.policy import Policy, amend, dead_letter, escalate, on, retry, suspend
 
 Output = TypeVar("Output")
 State = TypeVar("State", default=None)
@@ -66,6 +68,7 @@ class Agent(Actor[State, Never], Generic[Output, State]):
     max_steps: ClassVar[int] = 50  # model calls of one run
     max_tokens: ClassVar[int] = 8_192  # of one answer; one that is cut off is asked for again with more
     context_tokens: ClassVar[int | None] = None  # the model's window; None: what is known of the model
+    budget: ClassVar[Budget | None] = None  # of one run and all that it asks, tells and submits
     hooks: ClassVar[frozenset[str]] = Actor.hooks | {"prompt"}
     log_entry: ClassVar[Any] = ChatMessage
     _run: Run | None = None  # the newest run of this object
@@ -76,6 +79,7 @@ class Agent(Actor[State, Never], Generic[Output, State]):
         on(ContextOverflow, amend(compact, times=2)),
         on(ToolFailed, retry(times=3), amend(disable_tool)),  # first the same, then without the tool
         on(MalformedOutput, amend(remind_format, times=3)),
+        on(BudgetExceeded, suspend()),  # with everything kept: it goes on when the budget is raised
         on((SpendLimitReached, AuthenticationFailed), escalate()),
     )
 
@@ -97,6 +101,7 @@ class Agent(Actor[State, Never], Generic[Output, State]):
             ModelFailure: The model could not be used; what `call_policy` does about it is used up.
             MalformedOutput: Its answers do not fit the output type, and reminders are used up.
             LimitExceeded: `max_steps` model calls were not enough.
+            ActorSuspended: A budget does not allow the next model call; raise it, and await again.
             InvalidArguments: Another run of the same turn has not ended: a conversation is one thing after another.
         """
         output = type_arguments(type(self), Agent)[0]
@@ -132,8 +137,8 @@ def _check_agent(cls: type[Agent[Any, Any]]) -> None:
     name = cls.__qualname__
     _check_models(name, cls.model, abstract=bool(getattr(cls, "__parameters__", ())))
     budget = vars(cls).get("budget")
-    if budget is not None and not isinstance(budget, (Handler, Query, Tool, property)) and not callable(budget):
-        raise InvalidDefinition(f"{name}.budget={budget!r}: budget is not supported yet; remove it.")
+    if budget is not None and not isinstance(budget, (Budget, Handler, Query, Tool, property)) and not callable(budget):
+        raise InvalidDefinition(f"{name}.budget={budget!r}; expected Budget(usd=0.50, model_calls=20) or the like.")
     Toolbox(cls)
     if cls.max_steps < 1 or cls.max_tokens < 1:
         raise InvalidDefinition(f"{name}: max_steps={cls.max_steps}, max_tokens={cls.max_tokens}; expected 1 or more.")

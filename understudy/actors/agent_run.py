@@ -16,10 +16,12 @@ from understudy.actors.conversation import Conversation
 from understudy.actors.model_calls import ModelCalls
 from understudy.actors.outcomes import write_row
 from understudy.actors.requests import Requests
+from understudy.actors.spending import Spending
 from understudy.actors.tool_calls import ToolCalls
 from understudy.actors.toolbox import Toolbox
 from understudy.actors.turn import Turn
 from understudy.codec import encode
+from understudy.endpoint.budget import Budget
 from understudy.endpoint.model import ChatMessage, ModelAnswer, Text
 from understudy.errors import ContextOverflow, InvalidArguments, LimitExceeded, MalformedOutput
 from understudy.mailbox.journal import Outcome
@@ -59,14 +61,17 @@ class Run:
         self._conversation = Conversation(turn, history)
         toolbox = Toolbox(cls)
         requests = self._requests = Requests(agent, self._conversation, toolbox, output)
-        self._models = ModelCalls(requests, self._no, cls.call_policy)
-        self._tools = ToolCalls(agent, requests, toolbox, self._models, cls.call_policy)
+        budget: object = cls.budget
+        self._spending = Spending(turn, self._no, budget if isinstance(budget, Budget) else None)
+        self._models = ModelCalls(requests, self._no, cls.call_policy, self._spending)
+        self._tools = ToolCalls(agent, requests, toolbox, self._models, cls.call_policy, self._spending)
 
     async def result(self, prompt: str | list[Content]) -> Any:
         """Answer *prompt*; whatever happens, the conversation holds a result for every tool call."""
         try:
-            await self._begin(prompt)
-            return await self._loop()
+            async with self._spending:
+                await self._begin(prompt)
+                return await self._loop()
         finally:
             self._conversation.close()
             self.running = False

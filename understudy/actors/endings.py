@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.actors import standing
+from understudy.actors import holding, standing
 from understudy.actors.failures import declared_as, to_error, to_failure
 from understudy.codec import encode
 from understudy.errors import ActorStopped, DeadlineExceeded, Ignore, JobCancelled, StateUndecodable, UnderstudyError
@@ -140,6 +140,7 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
     if decision.verb == "suspend":
         put_first(activation, envelope)
         standing.suspend(activation, f"{type(error).__name__}: {failure.message}.")
+        holding.note_held(activation, error)
         return False
     if decision.verb == "escalate":
         _hand_up(activation, envelope)
@@ -285,6 +286,7 @@ def answer(activation: Activation, turn: Turn, failure: Failure, handler: BoundH
     if turn.journal is not None:
         close_journal(activation, batch, turn)
     batch.finish(envelope)
+    _close_ledgers(activation, batch, envelope)
     activation.depth -= 1
     _release_failure(activation, batch, envelope, failure, handler)
     counter = batch.turns.setdefault((activation.type.kind, envelope.handler), [0, 0])
@@ -310,6 +312,7 @@ def give_up(
     batch = system.committer.touch()
     failure = msgspec.structs.replace(failure, dead_letter=system.job_id(envelope.no))
     batch.finish(envelope)
+    _close_ledgers(activation, batch, envelope)
     batch.dead[envelope.no] = DeadLetter(envelope, failure, system.wall())
     batch.work += 1
     activation.depth -= 1
@@ -383,6 +386,7 @@ def _withdraw(activation: Activation, envelope: Envelope, error: type[Exception]
             batch.journal.pop((journal.message, key), None)
     batch.forgotten.append(envelope.no)
     batch.finish(envelope)
+    _close_ledgers(activation, batch, envelope)
     activation.depth -= 1
     _close_log(activation, batch, journal, why)
     failure = Failure("own", error.__name__, f"{activation.name}.{envelope.handler}: {why}.")
@@ -416,6 +420,11 @@ def close_journal(activation: Activation, batch: Batch, turn: Turn) -> None:
             activation.system.unasked.add(slot.child)  # Its reply has no reader any more.
     if journal.stored or journal.batch not in (0, batch.number):
         batch.forgotten.append(journal.message)
+
+
+def _close_ledgers(activation: Activation, batch: Batch, envelope: Envelope) -> None:
+    if envelope.head.workflow is not None or activation.type.has_log:
+        activation.system.ledgers.message_ended(batch, activation, envelope)
 
 
 def _close_log(activation: Activation, batch: Batch, journal: Journal | None, why: str) -> None:

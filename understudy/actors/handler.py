@@ -35,6 +35,7 @@ class Options(msgspec.Struct, frozen=True):
     delay_s: float | None = None
     at: datetime | None = None
     deadline_s: float | None = None
+    workflow: str | None = None  # the ledger of the workflow that it is sent through
 
 
 PLAIN = Options()

@@ -13,7 +13,10 @@ JobState = Literal["queued", "running", "waiting", "suspended", "done", "failed"
 
 
 class JobStatus(msgspec.Struct, frozen=True):
-    """Where a job is: `waiting` is a timer or a backoff; `reason` tells a suspension or a failure."""
+    """Where a job is: `waiting` is a timer or a backoff; `reason` tells a suspension or a failure.
+
+    `usd` is what the runs of its turn, and all below them, have spent so far; None when it made none, or nobody knows.
+    """
 
     state: JobState
     reason: str | None = None
@@ -33,6 +36,10 @@ class JobKeeper(Protocol):
 
     async def cancel_job(self, id: str) -> None:
         """Cancel the message unless it has ended."""
+        ...
+
+    async def raise_job(self, id: str, limits: dict[str, Any]) -> None:
+        """Set higher limits of its runs' budgets."""
         ...
 
 
@@ -71,6 +78,26 @@ class Job(Generic[R_co]):
         Returns once the cancellation is durable. What its finished steps did stays done.
         """
         await self._keeper.cancel_job(self.id)
+
+    async def raise_budget(
+        self,
+        *,
+        usd: float | None = None,
+        model_calls: int | None = None,
+        tokens: int | None = None,
+        wall_s: float | None = None,
+    ) -> None:
+        """Set higher limits of its agent's budget, for this run, and let the actors go on that it holds.
+
+        Returns once that is durable; no finished step is repeated. `system.job(id)` takes the id of any message whose
+        turn is a run, so also the one that `BudgetExceeded` names for what was told or asked.
+
+        Raises:
+            InvalidArguments: A limit is lower than before, or there was none.
+            NotFound: It has made no run of an agent, or what is kept of it has expired.
+        """
+        limits = {"usd": usd, "model_calls": model_calls, "tokens": tokens, "wall_s": wall_s}
+        await self._keeper.raise_job(self.id, limits)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and other.id == self.id

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from understudy.actors import asking, keys
 from understudy.actors.activation import closed_error
 from understudy.actors.failures import to_error
+from understudy.actors.holding import raise_limits
 from understudy.actors.job import JobStatus
 from understudy.actors.turn import scope
 from understudy.actors.waiters import Waiters
+from understudy.actors.workflow import spent_of
 from understudy.codec import decode_or_suspend
 from understudy.errors import InvalidArguments, NotFound
 from understudy.mailbox.commit import Batch, KeptResult
@@ -196,10 +200,31 @@ class Jobs:
         return self._system.recorder.correlation_of(envelope) if envelope is not None else id
 
     async def job_status(self, id: str) -> JobStatus:
-        """Return where the job is."""
+        """Return where the job is, and what it has cost."""
+        self._system.check_usable()
+        no = self._given(id)
+        status = await self._status(no)
+        runs = [each.state for each in await self._system.ledgers.of_message(no)]
+        return msgspec.structs.replace(status, usd=spent_of(runs).usd) if runs else status
+
+    async def raise_job(self, id: str, limits: dict[str, Any]) -> None:
+        """Set higher limits of the budgets of the runs that the message's turn has made."""
         system = self._system
         system.check_usable()
         no = self._given(id)
+        ledgers = await system.ledgers.of_message(no)
+        if not ledgers:
+            raise NotFound(f"job {id} has made no run of an agent, or what was kept of it has expired.")
+        for ledger in ledgers:
+            system.ledgers.keep(ledger)
+        try:
+            await raise_limits(system, ledgers, await self.correlation(id), str(no), **limits)
+        finally:
+            for ledger in ledgers:
+                system.ledgers.release(ledger)
+
+    async def _status(self, no: int) -> JobStatus:
+        system = self._system
         fresh = self._fresh.get(no)
         if fresh is not None:
             await system.committer.wait_durable()

@@ -6,6 +6,7 @@ Calls are matched by their number in the run: a date in the instructions or an e
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -23,6 +24,7 @@ from understudy.actors.ladder import Ladder, Rungs, Verdict, rungs_of
 from understudy.actors.performing import Spec, perform
 from understudy.actors.requests import NextRequest, Requests
 from understudy.actors.sendings import Sendings
+from understudy.actors.spending import Spending
 from understudy.actors.turn import Turn
 from understudy.actors.witness import Witness
 from understudy.codec import encode
@@ -42,13 +44,14 @@ logger = logging.getLogger(__name__)
 class ModelCalls:
     """The model calls of run number *run* of a turn; `call_policy` decides about their failures."""
 
-    def __init__(self, requests: Requests, run: int, call_policy: Policy) -> None:
+    def __init__(self, requests: Requests, run: int, call_policy: Policy, spending: Spending) -> None:
         self._requests = requests
         self._conversation: Conversation = requests.conversation
         self._turn: Turn = requests.turn
         self._registry = requests.registry
         self._run = run
         self._policy = call_policy
+        self._spending = spending
         self._newest: _ModelCall | None = None
         self._cannot_shorten = False  # what seemed too long: it was tried in vain
         self._span = ""  # of the newest call
@@ -68,16 +71,19 @@ class ModelCalls:
             self._choose_model(call)
             await self._shorten(call)
         sendings = Sendings(rungs_of(self._turn.ensure_journal(), call.slot).history)
+        paid = self._spending.call(self._upcoming, functools.partial(self._send, sendings))
         spec = Spec(
             "model",
-            functools.partial(self._answer, sendings),
+            paid.call,
+            gate=paid.gate,
             role="model",
             span=span,
             policies=(call.rules,),
             witness=_ModelWitness(self._turn, span, lambda: self._requests.model),
         )
         spec.input = lambda: call
-        return await self._perform(spec, key, call.slot)
+        with contextlib.closing(paid):
+            return await self._perform(spec, key, call.slot)
 
     async def mend(self, number: int, answer: ModelAnswer, error: MalformedOutput | ContextOverflow) -> None:
         """Decide about an answer that cannot be used; call *number* is its next attempt, on the same ladder.
@@ -220,15 +226,22 @@ class ModelCalls:
         assert self._newest is not None
         version = self._requests.changes.version
         span = f"{self._span}/{version}"
+
+        async def given() -> ModelRequest:
+            return request
+
+        paid = self._spending.call(given, functools.partial(self._send, Sendings()))
         spec = Spec(
             "amendment",
-            functools.partial(Sendings().send, self._registry.endpoint_for(request.model), request),
+            paid.call,
+            gate=paid.gate,
             role="model",
             span=span,
             policies=(_retries_of(self._newest.rules),),
             witness=_ModelWitness(self._turn, span, lambda: request.model),
         )
-        return await self._perform(spec, b"%s/%d" % (self._newest.slot.key, version))
+        with contextlib.closing(paid):
+            return await self._perform(spec, b"%s/%d" % (self._newest.slot.key, version))
 
     async def _claim(self, number: int, before: _ModelCall | None = None) -> _ModelCall:
         """Return call *number*, on the ladder of the call *before* it if it is its next attempt."""
@@ -241,8 +254,10 @@ class ModelCalls:
             self, slot, rules or CallRules(self._policy, requests.models, requests.model, lambda: requests.model)
         )
 
-    async def _answer(self, sendings: Sendings) -> ModelAnswer:
-        request = await self._requests.upcoming()
+    async def _upcoming(self) -> ModelRequest:
+        return self._spending.noted(await self._requests.upcoming())
+
+    async def _send(self, sendings: Sendings, request: ModelRequest) -> ModelAnswer:
         return await sendings.send(self._registry.endpoint_for(request.model), request)
 
     async def _perform(self, spec: Spec, key: bytes, slot: Slot | None = None) -> ModelAnswer:
@@ -339,10 +354,10 @@ class _ModelWitness(Witness):
 
 
 def _retries_of(policy: Policy) -> Policy:
-    """Return the first retries of each rule: what a call within an amendment may do."""
+    """Return the first retries of each rule, and what holds the actor: what a call within an amendment may do."""
     kept: list[Rule] = []
     for rule in policy:
-        retries = list(itertools.takewhile(lambda reaction: reaction.verb == "retry", rule.reactions))
+        retries = list(itertools.takewhile(lambda reaction: reaction.verb in ("retry", "suspend"), rule.reactions))
         if retries:
             kept.append(on(rule.errors, *retries))
     return Policy(*kept)

@@ -88,6 +88,8 @@ class Recovery:
         for child in children:
             assert child.caller_key is not None
             journal.expect(child.caller_key, child.no)
+        if journal.slots:
+            await self._system.ledgers.recall(envelope.no)
 
     async def _become_suspect(self, envelope: Envelope, activation: Activation) -> None:
         """Wait until no other suspect runs, or the one that runs waits for this actor: it would wait for ever."""

@@ -183,6 +183,8 @@ def _finish(activation: Activation, turn: Turn, handler: BoundHandler, result: A
     if turn.journal is not None:
         endings.close_journal(activation, batch, turn)
     batch.finish(envelope)
+    if head.workflow is not None or type.has_log:
+        system.ledgers.message_ended(batch, activation, envelope)
     activation.depth -= 1
     if waiter is not None:
         system.committer.release(waiter, reply)
@@ -212,6 +214,7 @@ def _leave(send: Send, turn: Turn) -> None:
         sender=turn,
         reserved=True,
         keep=send.options.key is not None,
+        scope=send.scope,
     )
     if send.options.key is not None:
         keys.note_key(

@@ -83,6 +83,9 @@ def revive(activation: Activation) -> None:
     if activation.status in HELD:
         activation.status, activation.reason = "active", ""
         _store_status(activation)
+        if (record := activation.system.ledgers.letting_go.pop(activation.no, None)) is not None:
+            # In the same commit: it may be held again at once, and must not be forgotten before it goes on.
+            activation.system.committer.touch().drop(*record)
         activation.system.recorder.emit_actor(ActorResumed, activation)
         activation.system.watching.notice(activation, "resumed", "")
     activation.system.failing.pop(activation.no, None)

@@ -23,7 +23,9 @@ from understudy.actors.handler import Handler
 from understudy.actors.job import Job
 from understudy.actors.jobs import Jobs
 from understudy.actors.kinds import ActorType
+from understudy.actors.ledgers import Ledgers
 from understudy.actors.limits import Limits
+from understudy.actors.open_ledger import WORKFLOW
 from understudy.actors.population import Population
 from understudy.actors.recorder import Recorder
 from understudy.actors.recovery import Recovery
@@ -39,8 +41,10 @@ from understudy.actors.upkeep import Upkeep
 from understudy.actors.waiters import Waiters
 from understudy.actors.watching import Watching
 from understudy.actors.withdrawals import Withdrawals
+from understudy.actors.workflow import Workflow
 from understudy.clock import wall_clock
 from understudy.codec import text_bytes
+from understudy.endpoint.budget import Budget
 from understudy.endpoint.endpoint import Endpoint
 from understudy.errors import (
     InvalidArguments,
@@ -142,6 +146,7 @@ class System:
         self.withdrawals = Withdrawals(self)
         self.recovery = Recovery(self)
         self.population = Population(self, 0)
+        self.ledgers = Ledgers(self)
         self.unasked: set[int] = set()  # open asks of turns that ended without their reply
         # Who waits for the reply of a message that is on disk only.
         self.asked = Waiters()
@@ -200,6 +205,7 @@ class System:
                 )
             )
             self.deaf = [endpoint.on_change(self.recorder.emit_breaker) for endpoint in self.registry.endpoints]
+            await self.ledgers.start()
             await self.timers.start()
             await self.supervision.start()
             await self.supervision.store_picture()
@@ -355,6 +361,17 @@ class System:
         job: Job[Any] = Job(self.jobs, id, returns)
         return job
 
+    def workflow(self, id: str, /, *, budget: Budget | None = None) -> Workflow:
+        """Return the scope called *id*: one budget, trace and cancellation for everything that is sent through it.
+
+        The same id is the same scope, today or after a restart. It keeps the budget that it was first used with, or
+        what `workflow.raise_budget` has made of it: give the same again, or none.
+
+        Raises:
+            InvalidArguments: Its messages are sent with another budget than before (on sending).
+        """
+        return Workflow(self, id, budget)
+
     def job_id(self, no: int) -> str:
         """Return the public name of a message."""
         return f"{no}-{self._tag}"
@@ -418,6 +435,7 @@ class System:
                 handle.cancel()
         if self.recovery.suspects:
             self.recovery.suspect_ended(envelope)
+        self.ledgers.turn_ended(envelope.no)
 
     def _taking(self, batch: Batch) -> None:
         # Also numbers of messages that never touch the table are given once only: job ids must not come back.
@@ -471,9 +489,11 @@ class System:
         await self.committer.wait_durable()
         events = await self.recorder.events_of(id)
         if not events:
-            # A job that a turn submitted lies in the tree of that turn.
-            id = await self.jobs.correlation(id)
+            # A job that a turn submitted lies in the tree of that turn; one of a workflow beside the others.
+            job, id = id, await self.jobs.correlation(id)
             events = await self.recorder.events_of(id)
+            if events and id.startswith(WORKFLOW):
+                return build_trace(id, events).below(job, str(self.message_no(job)))
         if not events:
             raise NotFound(
                 f"the trace has nothing under {id!r}; plain actors' turns are stored with System(trace='all')."

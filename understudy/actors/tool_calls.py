@@ -21,13 +21,22 @@ from understudy.actors.ladder import Ladder, Verdict, rungs_of
 from understudy.actors.performing import Spec, perform
 from understudy.actors.requests import NextRequest, Requests
 from understudy.actors.signature import Signature
+from understudy.actors.spending import Spending
 from understudy.actors.tool import Tool
 from understudy.actors.toolbox import Toolbox, ToolLike
 from understudy.actors.turn import Turn
 from understudy.actors.witness import Witness
 from understudy.codec import encode
 from understudy.endpoint.model import ModelAnswer, ToolCall, ToolResult
-from understudy.errors import ChangeCall, InvalidArguments, ModelFailure, SystemClosed, SystemFailed
+from understudy.errors import (
+    ActorSuspended,
+    BudgetExceeded,
+    ChangeCall,
+    InvalidArguments,
+    ModelFailure,
+    SystemClosed,
+    SystemFailed,
+)
 from understudy.mailbox.journal import Outcome, Slot, storable
 from understudy.supervisor.policy import Policy
 
@@ -42,7 +51,13 @@ class ToolCalls:
     """The tool calls of one run; `call_policy` decides about their failures, of which the model hears otherwise."""
 
     def __init__(
-        self, agent: Agent[Any, Any], requests: Requests, toolbox: Toolbox, models: ModelCalls, call_policy: Policy
+        self,
+        agent: Agent[Any, Any],
+        requests: Requests,
+        toolbox: Toolbox,
+        models: ModelCalls,
+        call_policy: Policy,
+        spending: Spending,
     ) -> None:
         self._agent = agent
         self._requests = requests
@@ -52,6 +67,7 @@ class ToolCalls:
         self._toolbox = toolbox
         self._models = models
         self._policy = call_policy
+        self._spending = spending
         self._amending = asyncio.Lock()  # of calls side by side, one amends after the other
 
     async def use(self, answer: ModelAnswer) -> None:
@@ -112,6 +128,8 @@ class ToolCalls:
                 if decided:
                     decided -= 1
                     continue
+                if isinstance(error, BudgetExceeded) and error.below:
+                    await self._hold(ladder, error)
                 verdict = await self._judge(each, call, ladder, error)
                 if verdict.again and verdict.verb == "retry":
                     continue
@@ -146,6 +164,15 @@ class ToolCalls:
             ladder.conclude(verdict, error)
         ladder.tell_amended(verdict)
         return verdict
+
+    async def _hold(self, ladder: Ladder, error: BudgetExceeded) -> None:
+        """End the attempt of this turn if the policy says so: whom it asked is held by a budget that is its own too.
+
+        The question stays open: when the budget is raised, both go on.
+        """
+        verdict = await ladder.judge(error, to_failure(error))
+        if verdict.ends_turn:
+            ladder.conclude(verdict, error)
 
     def _next_request(self) -> NextRequest:
         return NextRequest(self._requests, self._models.ask_aside)
@@ -202,7 +229,13 @@ class ToolCalls:
     async def _ask(self, target: ActorTarget, bound: BoundHandler, call: ToolCall) -> Any:
         given = self._arguments(bound.wire.signature, call)
         body, arguments = bound.wire.encode((), _as_dict(given))
-        return await asking.ask(self._turn, target, bound, PLAIN, body, arguments, match=call.id.encode())
+        try:
+            return await asking.ask(self._turn, target, bound, PLAIN, body, arguments, match=call.id.encode())
+        except ActorSuspended as error:
+            held = await self._spending.held_below(target, error)
+            if held is None:
+                raise
+            raise held from error
 
     def _arguments(self, signature: Signature, call: ToolCall) -> Any:
         """Return the model's arguments as the signature's types; a wrong one is an error that the model can mend."""

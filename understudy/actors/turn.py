@@ -38,6 +38,8 @@ A = TypeVar("A", bound="Actor[Any, Any]")
 T = TypeVar("T")
 
 scope: ContextVar[Turn | None] = ContextVar("understudy_turn", default=None)
+# The ledgers that a run of an agent, which runs in this context, draws on: what it sends draws on them too.
+run_scope: ContextVar[str | None] = ContextVar("understudy_run_scope", default=None)
 _lineage: ContextVar[Lineage | None] = ContextVar("understudy_lineage", default=None)
 
 
@@ -52,7 +54,7 @@ def current_turn() -> Turn:
 class Send:
     """A message that leaves when the turn commits; its place in the mailbox is reserved."""
 
-    __slots__ = ("activation", "arguments", "body", "handler", "options")
+    __slots__ = ("activation", "arguments", "body", "handler", "options", "scope")
 
     def __init__(
         self, activation: Activation, handler: BoundHandler, options: Options, body: bytes, arguments: Any
@@ -62,6 +64,7 @@ class Send:
         self.options = options
         self.body = body
         self.arguments = arguments
+        self.scope = run_scope.get()  # as of now: when the turn commits, the run has ended
 
 
 class Turn:

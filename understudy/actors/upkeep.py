@@ -34,6 +34,7 @@ class Upkeep:
             await self._system.store.tidy(
                 self._system.wall(), self._system.limits.trace_ttl_s, self._system.limits.trace_bytes
             )
+            await self._system.ledgers.tidy()
         except StoreFailed as error:
             # Without space, or beside a reader that stays; if it is worse, the next commit finds out.
             logger.warning("system.tidy_failed", extra={"error": str(error)})

@@ -11,6 +11,7 @@ from decimal import ROUND_CEILING, Decimal
 
 import msgspec
 
+from understudy.endpoint.estimates import size_bytes
 from understudy.endpoint.ledger import NOTHING, Amount
 from understudy.endpoint.model import ModelRequest, Usage
 from understudy.endpoint.prices import PRICES, Price, cost_micros, price_of
@@ -24,8 +25,7 @@ SLACK_TOKENS = 512
 
 def prompt_tokens(request: ModelRequest) -> int:
     """Return how many tokens the prompt has at most, as far as that can be told from its text."""
-    told = (request.system, request.messages, request.tools, request.output_schema)
-    return -(-len(msgspec.json.encode(told)) // _BYTES_PER_TOKEN) + _OVERHEAD_TOKENS
+    return -(-size_bytes(request) // _BYTES_PER_TOKEN) + _OVERHEAD_TOKENS
 
 
 def most(request: ModelRequest, at: datetime, *, prices: Sequence[Price] = PRICES) -> Amount:

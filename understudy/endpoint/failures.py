@@ -336,7 +336,9 @@ def _names_of_chain(error: BaseException) -> frozenset[str]:
 
 def _timed_out(names: frozenset[str]) -> bool:
     # One bridge from aiohttp calls a server that hung up a timeout.
-    return "ServerDisconnectedError" not in names and bool(names & {"TimeoutException", "APITimeoutError", "TimeoutError"})
+    return "ServerDisconnectedError" not in names and bool(
+        names & {"TimeoutException", "APITimeoutError", "TimeoutError"}
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

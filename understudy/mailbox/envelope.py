@@ -22,7 +22,8 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     deadline_at: float | None = None
     keep: bool = False  # the outcome is kept for `result_ttl_s`: `submit` and keyed messages
     traced: bool = False  # the sender's turn is in the trace, so this one is too
-    scope: str | None = None  # the ledger that what it causes draws on
+    scope: str | None = None  # the ledgers that what it causes draws on, as `open_ledger.scope_of` writes them
+    workflow: str | None = None  # the ledger of the workflow that it was sent through itself
 
 
 class Envelope(msgspec.Struct, eq=False, gc=True):

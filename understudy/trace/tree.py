@@ -77,6 +77,14 @@ class Trace:
         for root in self.roots:
             yield from root.walk()
 
+    def below(self, correlation: str, id: str) -> Trace:
+        """Return the part of it from one span on, as a trace of its own; the whole when it has no such span."""
+        root = self.span(id)
+        if root is None:
+            return self
+        spans = {each.id for each in root.walk()}
+        return Trace(correlation, (root,), tuple(each for each in self.events if each.span in spans))
+
     def span(self, id: str) -> Span | None:
         """Return the span with this id; None when the trace does not have it."""
         return next((span for span in self.spans() if span.id == id), None)

@@ -99,7 +99,6 @@ async def test_address_of_an_actor_is_a_tool_argument(tmp_path: Path) -> None:
     assert model.requests[1].messages[-1]["content"][0]["content"] in ("3", [{"type": "text", "text": "3"}])
 
 
-@pytest.mark.parametrize("settings", [{"budget": 3}], ids=["budget"])
-def test_what_does_not_exist_yet_is_refused_when_defined(settings: dict[str, Any]) -> None:
-    with pytest.raises(InvalidDefinition, match="not supported yet"):
-        types.new_class("Wishful", (Agent[str],), {}, lambda body: body.update({"model": "m", **settings}))
+def test_a_budget_that_is_none_is_refused_when_defined() -> None:
+    with pytest.raises(InvalidDefinition, match=r"Wishful\.budget=3; expected Budget\(usd=0\.50"):
+        types.new_class("Wishful", (Agent[str],), {}, lambda body: body.update({"model": "m", "budget": 3}))

@@ -20,7 +20,7 @@ class Researcher(Agent[list[Finding]]):
 class Writer(Agent[Article]):
     """Writes an article from findings."""
 
-    model = "claude-opus-5-5"
+    model = ("claude-opus-5-5", "claude-sonnet-5-5")
 
 
 class Editor(Agent[Article]):

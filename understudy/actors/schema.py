@@ -62,7 +62,7 @@ def _closed(schema: _Json) -> _Json:
     """Return *schema* with `additionalProperties: false` at every object that lists its properties."""
     if isinstance(schema, dict):
         # A title is pydantic's name of a type; but a property may be called title too.
-        closed = {key: _closed(value) for key, value in schema.items() if key != "title" or isinstance(value, dict)}
+        closed = {key: _closed(value) for key, value in schema.items() if key != "title" or not isinstance(value, str)}
         if closed.get("type") == "object" and "properties" in closed:
             closed["additionalProperties"] = False
         return closed

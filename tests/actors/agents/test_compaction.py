@@ -11,10 +11,14 @@ import pytest
 from tests.actors.agents.test_memory import check_calls_closed, open_at
 from tests.actors.turns.world import World, dying, world
 from understudy import Agent, ContextOverflow, ModelRequest, Policy, amend, compact, on, switch_model, tool
+from understudy.actors import changes
+from understudy.actors.changes import Changes
+from understudy.actors.ladder import Rungs
 from understudy.endpoint.amendments import SUMMARY
 from understudy.endpoint.model import ChatMessage, Text, ToolCall, ToolResult, append_message
 from understudy.endpoint.windows import WINDOWS, estimated_tokens, is_near, window_of
 from understudy.events import Amended
+from understudy.supervisor.policy import Past
 from understudy.testing import Answer, FakeAnthropic, FakeRequest, calls, fails, says, stops, together
 
 pytestmark = pytest.mark.anyio
@@ -308,6 +312,17 @@ def test_entries_of_the_log_that_earlier_versions_wrote_are_read() -> None:
 
     assert msgspec.msgpack.decode(written, type=Agent.log_entry) == user("hi")
     assert msgspec.msgpack.encode(user("hi")) == written
+
+
+def test_ladders_and_changed_requests_that_earlier_versions_wrote_are_read() -> None:
+    rungs = bytes.fromhex(
+        "949192af436f6e746578744f766572666c6f7701cb0000000000000000cb0000000000000000c41182a776657273696f6e02a564726f7073c3"
+    )
+
+    read = msgspec.msgpack.decode(rungs, type=Rungs)
+
+    assert (read.history, read.final) == ((Past("ContextOverflow", 1),), False)
+    assert changes.read(read.amended) == Changes(version=2, drops=True)
 
 
 def test_windows_are_found_by_dated_names_and_unknown_ones_are_not_guessed() -> None:

@@ -181,9 +181,8 @@ class ModelCalls:
     async def _shorten(self, call: _ModelCall) -> None:
         """Do what the policy says about a prompt that is too long, if it seems to be; otherwise the service will tell."""
         while not self._cannot_shorten:
-            request = await self._requests.upcoming()
             window = self._requests.context_tokens
-            if window is None or not is_near(request, window):
+            if window is None or not is_near(request := self._requests.draft(), window):
                 return
             tokens = estimated_tokens(request)
             error = ContextOverflow(

@@ -17,7 +17,7 @@ from understudy.actors.changes import Changes
 from understudy.actors.schema import enforceable, schema_of
 from understudy.codec import encode
 from understudy.endpoint.amendments import asks, described
-from understudy.endpoint.model import ChatMessage, ModelAnswer, ModelRequest
+from understudy.endpoint.model import ChatMessage, ModelAnswer, ModelRequest, ToolSpec
 from understudy.endpoint.windows import window_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Requests:
         self.changes = Changes()
         self.models: tuple[str, ...] = (agent.model,) if isinstance(agent.model, str) else tuple(agent.model)
         self._agent = agent
+        self._instructions: str = agent.instructions
         self._toolbox = toolbox
         self._output = output
         self._after_results: list[tuple[int, list[ChatMessage]]] = []  # by version
@@ -57,17 +58,27 @@ class Requests:
 
     async def upcoming(self) -> ModelRequest:
         """Return what the model is asked next."""
-        agent, changed = self._agent, self.changes
+        if self.changes.system is None:
+            self._instructions = await self._agent.prompt()
+        return self.draft()
+
+    def draft(self) -> ModelRequest:
+        """Return the same, with the instructions as they were last: to measure it, and not to ask users' code for it."""
+        changed = self.changes
         schema, in_words = self._form
-        system = changed.system if changed.system is not None else await agent.prompt() + in_words
+        system = changed.system if changed.system is not None else self._instructions + in_words
         return ModelRequest(
             model=self.model,
             system=system + changed.system_more,
             messages=changed.messages(self.conversation.messages),
-            tools=changed.tools if changed.tools is not None else self._toolbox.specs(self.registry),
+            tools=changed.tools if changed.tools is not None else self._tools,
             max_tokens=self.max_tokens,
             output_schema=schema if changed.output_schema is msgspec.UNSET else changed.output_schema,
         )
+
+    @functools.cached_property
+    def _tools(self) -> list[ToolSpec]:
+        return self._toolbox.specs(self.registry)  # Schemas take their time to make, and stay the same.
 
     @functools.cached_property
     def _form(self) -> tuple[dict[str, Any] | None, str]:

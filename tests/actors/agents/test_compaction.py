@@ -164,6 +164,22 @@ async def test_guess_that_cannot_be_shortened_is_sent_and_the_service_decides(tm
     assert [asks_for_summary(request) for request in model.requests] == [False, True, False, False]
 
 
+async def test_measuring_a_request_runs_no_code_of_the_user(tmp_path: Path) -> None:
+    class Prompted(Chat, kind="prompted"):
+        async def prompt(self) -> str:
+            world().did.append("prompt")
+            return "Be brief."
+
+    outside = World()
+    async with (
+        FakeAnthropic(calls(look, "a"), says("fine")) as model,
+        open_at(tmp_path, outside, model, Prompted) as system,
+    ):
+        await system.actor(Prompted, "p").run("Hi")
+
+    assert outside.did == ["prompt", "a", "prompt"]
+
+
 async def test_policy_without_a_rule_for_overflow_shortens_nothing_beforehand(tmp_path: Path) -> None:
     class Small(Chat, kind="small"):
         context_tokens = 200

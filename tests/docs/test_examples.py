@@ -11,6 +11,7 @@ from tests.docs.pages import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PRINTS = {
+    "batch": ["held by the budget: ", "with $0.05", "100/100", "spent: $0.0206 for 100 paid calls"],
     "bank": ["bob is overdrawn: 100000000 wanted, 300 there", "alice: 451 bob: 300"],
     "ledger": ["Totals(owner='Ada', cents=-56125, bookings=250)"],
     "reminder": ["The tea is ready (1)", "(the process is away; the timer is on disk)"],

@@ -86,6 +86,7 @@ class Run:
             slot.settle(outcome)
         else:
             message = self._conversation.stored(ChatMessage, slot, "prompt")
+            self._models.stream.redelivered = True
         self._conversation.append(message)
 
     async def _loop(self) -> Any:

@@ -101,5 +101,6 @@ def refuse_waiters(system: System) -> None:
             waiter.set_exception(error)
             waiter.exception()
     system.jobs.refuse_all(error)
+    system.streams.refuse_all(error)
     for handle in system.withdrawals.deadlines.values():
         handle.cancel()

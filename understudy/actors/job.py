@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 from typing import Any, Generic, Literal, Protocol
 
 import msgspec
 from typing_extensions import TypeVar
+
+from understudy.events import StreamEvent
 
 R_co = TypeVar("R_co", covariant=True)
 JobState = Literal["queued", "running", "waiting", "suspended", "done", "failed", "cancelled"]
@@ -40,6 +42,10 @@ class JobKeeper(Protocol):
 
     async def raise_job(self, id: str, limits: dict[str, Any]) -> None:
         """Set higher limits of its runs' budgets."""
+        ...
+
+    def stream_job(self, id: str) -> AsyncIterator[StreamEvent]:
+        """Return a stream of what the job does."""
         ...
 
 
@@ -98,6 +104,29 @@ class Job(Generic[R_co]):
         """
         limits = {"usd": usd, "model_calls": model_calls, "tokens": tokens, "wall_s": wall_s}
         await self._keeper.raise_job(self.id, limits)
+
+    def stream(self) -> AsyncIterator[StreamEvent]:
+        """Stream what an agent writes and calls for this job, as it happens, to be shown to people; ends with `Finished`.
+
+        It may be attached at any time, today or after a restart, and by many. It starts with the newest answer as far as
+        it has come, then goes on live:
+
+        - `TextDelta` is the next piece of the text, not durable yet (JSON, of an agent with an output type).
+        - `ToolCalled` ends that text: the answer that it belongs to is kept. Another text may follow.
+        - `ApprovalRequested`: the job waits for a person, perhaps for long.
+        - `Restarted` takes back all text since the last `ToolCalled`: another attempt begins, and what counts comes again.
+        - `Finished`: the outcome, good or bad, is durable; await the job for it. A job that has ended says so at once.
+
+        What an agent's sub-agents write is not in it; what they need a person for is. A job that is no agent's has
+        `Finished` only. Leaving the loop leaves nothing behind, and the job alone.
+
+        Raises:
+            ActorSuspended: Its actor is held, so nothing comes for now; attach again after `system.resume(...)`.
+            LimitExceeded: The reader fell too far behind; attach again.
+            NotFound: The id is unknown, or the outcome has expired.
+            SystemClosed: The system has ended before the job; attach again in its next life.
+        """
+        return self._keeper.stream_job(self.id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and other.id == self.id

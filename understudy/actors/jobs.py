@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +18,7 @@ from understudy.actors.waiters import Waiters
 from understudy.actors.workflow import spent_of
 from understudy.codec import decode_or_suspend
 from understudy.errors import InvalidArguments, NotFound
+from understudy.events import StreamEvent
 from understudy.mailbox.commit import Batch, KeptResult
 from understudy.mailbox.journal import Outcome
 
@@ -71,6 +73,7 @@ class Jobs:
 
         def durable() -> None:
             self._fresh.pop(no, None)
+            system.streams.finished(no)
             if envelope.key is not None:
                 activation.on_disk = True
                 keys.purge_keys(activation)
@@ -81,6 +84,7 @@ class Jobs:
         """Tell those who wait for a message of this actor that it is held."""
         for waiter in self._waiters.take_actor(activation.no):
             self._system.committer.release(waiter, error)
+        self._system.streams.actor_held(activation.no, error)
 
     def has_ended(self, no: int) -> bool:
         """Whether the message has finished and its outcome is on its way to the disk."""
@@ -122,32 +126,39 @@ class Jobs:
             NotFound: Nothing is known of it (any more).
             SystemClosed: The system has ended; the outcome can be awaited in its next life.
         """
+        waiter: asyncio.Future[Outcome] = self._system.loop.create_future()
+        self._waiters.add(no, waiter)
+        try:
+            found = await self.find(no, lambda actor: self._waiters.locate(no, actor))
+            return found if found is not None else await waiter
+        finally:
+            self._waiters.leave(no, waiter)
+
+    async def find(self, no: int, locate: Callable[[int], None]) -> Outcome | None:
+        """Return the durable outcome of a kept message; None while it is still to come.
+
+        *locate* is told whose message it is; who waits is told the rest from then on. Raises as `outcome` does.
+        """
         system = self._system
         if system.failure is not None:
             raise system.failure
         if not system.usable:  # Nobody would tell of the end a second time.
             raise closed_error()
-        waiter: asyncio.Future[Outcome] = system.loop.create_future()
-        self._waiters.add(no, waiter)
-        try:
-            fresh = self._fresh.get(no)
-            if fresh is not None:
-                await system.committer.wait_durable()
-                return fresh
-            if no not in system.open_jobs:
-                await system.committer.wait_durable()
-                if (found := await self._look_up(no)) is not None:
-                    return found
-            else:
-                self._waiters.locate(no, system.open_jobs[no])
-            activation = system.population.by_no(self._waiters.actor_of(no))
-            if activation is not None and (refusal := activation.unavailable()) is not None:
-                raise refusal
-            return await waiter
-        finally:
-            self._waiters.leave(no, waiter)
+        fresh = self._fresh.get(no)
+        if fresh is not None:
+            await system.committer.wait_durable()
+            return fresh
+        if no not in system.open_jobs:
+            await system.committer.wait_durable()
+            return await self._look_up(no, locate)
+        actor = system.open_jobs[no]
+        locate(actor)
+        activation = system.population.by_no(actor)
+        if activation is not None and (refusal := activation.unavailable()) is not None:
+            raise refusal
+        return None
 
-    async def _look_up(self, no: int) -> Outcome | None:
+    async def _look_up(self, no: int, locate: Callable[[int], None]) -> Outcome | None:
         system = self._system
         where = await system.store.message(no)
         if where.result is not None:
@@ -156,9 +167,10 @@ class Jobs:
             return Outcome(failure=where.dead.failure)
         if no in self._fresh:
             await system.committer.wait_durable()
-            return self._fresh.get(no) or await self._look_up(no)
+            return self._fresh.get(no) or await self._look_up(no, locate)
         if where.pending is None:
             if no in system.open_jobs:
+                locate(system.open_jobs[no])
                 return None
             raise self._not_found(no)
         if not where.pending.head.keep:
@@ -166,7 +178,7 @@ class Jobs:
                 f"job {system.job_id(no)} was no job: its message was told or asked without a key, and no outcome of it is "
                 "kept; use submit()."
             )
-        self._waiters.locate(no, where.pending.actor)
+        locate(where.pending.actor)
         activation = await system.population.of_no(where.pending.actor)
         if activation is not None and (refusal := activation.unavailable()) is not None:
             raise refusal
@@ -249,6 +261,18 @@ class Jobs:
         if due_at is not None and due_at > system.wall():
             return JobStatus("waiting")
         return JobStatus("queued")
+
+    def stream_job(self, id: str) -> AsyncIterator[StreamEvent]:
+        """Return a stream of what the job does."""
+        system = self._system
+        system.check_usable()
+        turn = scope.get()
+        if turn is not None and turn.activation.system is system:
+            raise InvalidArguments(
+                f"job {id} cannot be streamed inside a turn: a stream is not durable, and a turn delivered again would see "
+                "another one. Await the job."
+            )
+        return system.streams.listen(self._given(id))
 
     async def cancel_job(self, id: str) -> None:
         """Cancel a message that has not finished; returns once that is durable."""

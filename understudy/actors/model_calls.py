@@ -55,6 +55,7 @@ class ModelCalls:
         self._newest: _ModelCall | None = None
         self._cannot_shorten = False  # what seemed too long: it was tried in vain
         self._span = ""  # of the newest call
+        self.stream = self._turn.activation.system.streams.of_run(self._turn, run)
 
     async def ask(self, number: int) -> ModelAnswer:
         """Return the model's answer to what it is asked next, which is call *number* of the run."""
@@ -71,7 +72,7 @@ class ModelCalls:
             self._choose_model(call)
             await self._shorten(call)
         sendings = Sendings(rungs_of(self._turn.ensure_journal(), call.slot).history)
-        paid = self._spending.call(self._upcoming, functools.partial(self._send, sendings))
+        paid = self._spending.call(self._upcoming, functools.partial(self._write, number, sendings))
         spec = Spec(
             "model",
             paid.call,
@@ -83,7 +84,9 @@ class ModelCalls:
         )
         spec.input = lambda: call
         with contextlib.closing(paid):
-            return await self._perform(spec, key, call.slot)
+            answer = await self._perform(spec, key, call.slot)
+        self.stream.answered(number)
+        return answer
 
     async def mend(self, number: int, answer: ModelAnswer, error: MalformedOutput | ContextOverflow) -> None:
         """Decide about an answer that cannot be used; call *number* is its next attempt, on the same ladder.
@@ -94,6 +97,7 @@ class ModelCalls:
             MalformedOutput: No attempt follows.
             ContextOverflow: As well.
         """
+        self.stream.unusable(error)
         before = self._newest
         assert before is not None
         call = self._newest = await self._claim(number, before)
@@ -258,6 +262,17 @@ class ModelCalls:
 
     async def _send(self, sendings: Sendings, request: ModelRequest) -> ModelAnswer:
         return await sendings.send(self._registry.endpoint_for(request.model), request)
+
+    async def _write(self, number: int, sendings: Sendings, request: ModelRequest) -> ModelAnswer:
+        """Send it, for the eyes of those who read the job's stream too."""
+        writer = self.stream.begin(number)
+        try:
+            answer = await sendings.send(self._registry.endpoint_for(request.model), request, writer)
+        except BaseException as error:
+            self.stream.broke(writer, error)
+            raise
+        self.stream.wrote(writer, answer)
+        return answer
 
     async def _perform(self, spec: Spec, key: bytes, slot: Slot | None = None) -> ModelAnswer:
         return cast(ModelAnswer, await perform(self._turn, spec, key, self._registry.decoder(ModelAnswer), slot=slot))

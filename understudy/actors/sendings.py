@@ -5,6 +5,8 @@ What a breaker held back was not sent: after an outage, the agents that met a cl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from understudy.endpoint.endpoint import Endpoint
 from understudy.endpoint.model import ModelAnswer, ModelRequest
 from understudy.errors import EndpointUnavailable, MalformedOutput, ModelFailure, Overloaded, RateLimited
@@ -25,10 +27,12 @@ class Sendings:
             elif past.error == MalformedOutput.__name__:
                 self.failed = 0  # It was answered; what follows is another request on the same ladder.
 
-    async def send(self, endpoint: Endpoint, request: ModelRequest) -> ModelAnswer:
+    async def send(
+        self, endpoint: Endpoint, request: ModelRequest, on_text: Callable[[str], None] | None = None
+    ) -> ModelAnswer:
         """Make one attempt at *endpoint*; raises what it raises."""
         try:
-            return await endpoint.call(request, attempt=self.failed + 1)
+            return await endpoint.call(request, on_text, attempt=self.failed + 1)
         except ModelFailure as error:
             if isinstance(error, _SERVICE_FAILURES) and not error.held_back:
                 self.failed += 1

@@ -17,10 +17,21 @@ class Stream(AsyncIterator[T], Generic[T]):
 
     BEHIND_MAX = 100_000
 
-    def __init__(self, name: str, read: Callable[[Any], T], others: WeakSet[Stream[T]]) -> None:
-        """Join *others*, who hear the same things; *read* makes of a thing what the listener gets."""
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[Any], T],
+        others: WeakSet[Stream[T]],
+        *,
+        instead: str = "read the store instead",
+    ) -> None:
+        """Join *others*, who hear the same things; *read* makes of a thing what the listener gets.
+
+        *instead* is what one that was cut off is told to do.
+        """
         self._name = name
         self._read = read
+        self._instead = instead
         self._others = others
         others.add(self)
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
@@ -46,7 +57,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         if self._lost and self._queue.empty():
             self._ended = True
             raise LimitExceeded(
-                f"a listener of {self._name} fell {self.BEHIND_MAX} events behind and was cut off; read the store instead.",
+                f"a listener of {self._name} fell {self.BEHIND_MAX} events behind and was cut off; {self._instead}.",
                 limit="BEHIND_MAX",
                 value=self.BEHIND_MAX + 1,
                 value_max=self.BEHIND_MAX,

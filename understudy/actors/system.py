@@ -31,6 +31,7 @@ from understudy.actors.recorder import Recorder
 from understudy.actors.recovery import Recovery
 from understudy.actors.ref import Ref
 from understudy.actors.registry import Registry
+from understudy.actors.streaming import Streams
 from understudy.actors.supervision import Supervision, below, root_of, template_of
 from understudy.actors.supervisor_ref import SupervisorRef
 from understudy.actors.target import ActorTarget
@@ -153,6 +154,7 @@ class System:
         self.open_jobs: dict[int, int] = {}  # kept messages accepted in this life and not finished -> their actor
         self.jobs.reset()
         self.watching = Watching(self)
+        self.streams = Streams(self)
         self.failing: dict[int, RestartWindow] = {}  # actors on demand whose last messages ended badly
         self._unopened: BaseException | None = None  # why it could not be started
         self.collapsed: SystemFailed | None = None  # the root supervisor gave up

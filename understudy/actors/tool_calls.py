@@ -73,7 +73,7 @@ class ToolCalls:
     async def use(self, answer: ModelAnswer) -> None:
         """Run the calls of an answer, which is the newest in the conversation; it gets exactly one result for each."""
         offered = {call.name for call in answer.tool_calls if self._requests.offers(call.name)}
-        tasks = [asyncio.ensure_future(self._settle(call, call.name in offered)) for call in answer.tool_calls]
+        tasks = [asyncio.ensure_future(self._settle(answer, call, call.name in offered)) for call in answer.tool_calls]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -83,12 +83,13 @@ class ToolCalls:
         self._conversation.close()
         self._requests.close_results()
 
-    async def _settle(self, call: ToolCall, offered: bool) -> None:  # noqa: FBT001
+    async def _settle(self, answer: ModelAnswer, call: ToolCall, offered: bool) -> None:  # noqa: FBT001
         """Get the result of a call; what the model was told once it is told for ever."""
         slot = await self._turn.claim(conversation.RESULT, call.id.encode())
         each = self._toolbox.by_name.get(call.name)
         results = self._conversation.results
         if slot.outcome is None:
+            self._models.stream.called(answer)
             result = results[call.id] = await self._result(each if offered else None, call, slot)
             self._turn.settle(slot, Outcome(value=encode(result)))
             return

@@ -43,7 +43,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     body: str | None = None
     content_type: str = "application/json"
-    fault: Literal["", "drop", "stall", "end", "error_event"] = ""
+    fault: Literal["", "drop", "stall", "hold", "end", "error_event"] = ""
     after_bytes: int = 0
 
     def used(self, **tokens: int) -> Answer:
@@ -128,6 +128,11 @@ def drops(after_bytes: int = 900, *, answer: Answer | None = None) -> Answer:
 def stalls(after_bytes: int = 900, *, answer: Answer | None = None) -> Answer:
     """Send so many bytes of the answer's body, then nothing until the client hangs up; 0 stalls before the headers."""
     return msgspec.structs.replace(answer or _SOME_TEXT, fault="stall", after_bytes=after_bytes)
+
+
+def holds(after_bytes: int = 900, *, answer: Answer | None = None) -> Answer:
+    """Send so many bytes of the answer's body, then the rest once the test calls `FakeAnthropic.release`."""
+    return msgspec.structs.replace(answer or _SOME_TEXT, fault="hold", after_bytes=after_bytes)
 
 
 def ends_early(answer: Answer | None = None) -> Answer:

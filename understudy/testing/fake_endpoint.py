@@ -3,8 +3,8 @@
 It answers what the test says, counts what it was paid for, and can cause these faults: any error status with code,
 type and retry-after; an HTML error page of a proxy; an error event in the stream; a connection that drops, stalls or
 ends early before or within an answer; tool arguments that are not JSON; an answer cut by `max_tokens`; any stop
-reason; a 200 that is no answer at all; events split at any byte; rate limits that are kept, and told in headers or
-not. It cannot cause DNS and TLS faults or slow writes.
+reason; a 200 that is no answer at all; events split at any byte; an answer held in its middle; rate limits that are
+kept, and told in headers or not. It cannot cause DNS and TLS faults or slow writes.
 
 Nothing in it waits for time to pass, so it works under virtual time. It also serves clients in other processes.
 """
@@ -133,6 +133,8 @@ class FakeEndpoint(ABC):
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._providers: list[Provider] = []
         self._changed = asyncio.Event()
+        self._held = 0
+        self._released = asyncio.Event()
 
     @property
     def unused(self) -> int:
@@ -165,6 +167,16 @@ class FakeEndpoint(ABC):
         """Wait until so many calls have arrived in all."""
         while self.calls < count:
             await self._next_change()
+
+    async def wait_held(self, count: int = 1) -> None:
+        """Wait until so many answers made by `holds` are held in their middle."""
+        while self._held < count:
+            await self._next_change()
+
+    def release(self) -> None:
+        """Let the answers that are held now go on."""
+        released, self._released = self._released, asyncio.Event()
+        released.set()
 
     async def wait_idle(self) -> None:
         """Wait until no call is in flight; a call whose client hung up is not."""
@@ -309,9 +321,13 @@ class FakeEndpoint(ABC):
                 await connection.wait_hung_up()
             return False
         await connection.begin(head, content_type)
+        if answer.fault == "hold":
+            await self._send(connection, index, content[: answer.after_bytes])
+            await self._hold(connection)
+            content = content[answer.after_bytes :]
         await self._send(connection, index, content)
         await connection.end()
-        paid.delivered = not answer.fault
+        paid.delivered = answer.fault in ("", "hold")
         return True
 
     async def _send(self, connection: Connection, index: int, content: bytes) -> None:
@@ -325,6 +341,14 @@ class FakeEndpoint(ABC):
             await connection.chunk(content[start : start + size])
             await asyncio.sleep(0)  # Lets a client in this process read the piece alone.
             start += size
+
+    async def _hold(self, connection: Connection) -> None:
+        self._held += 1
+        self._change()
+        try:
+            await connection.unless_hung_up(self._released.wait())
+        finally:
+            self._held -= 1
 
     async def _answer(self, connection: Connection, request: FakeRequest) -> Answer:
         try:

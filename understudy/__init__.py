@@ -2,8 +2,10 @@
 
 from understudy.actors.actor import Actor, migrate
 from understudy.actors.administration import ActorInfo, DeadLetterInfo
-from understudy.actors.agent import Agent, Message
+from understudy.actors.agent import Agent, Content, Message
+from understudy.actors.approval import Approval
 from understudy.actors.content import Content
+from understudy.actors.external import external
 from understudy.actors.handler import Bound, BoundQuery, Handler, Query, handler, query
 from understudy.actors.job import Job, JobStatus
 from understudy.actors.limits import Limits
@@ -26,6 +28,7 @@ from understudy.endpoint.retry_budget import RetryBudget
 from understudy.errors import (
     ActorStopped,
     ActorSuspended,
+    AlreadyDecided,
     AlreadyPresent,
     AlreadyStarted,
     ApprovalRejected,
@@ -102,9 +105,11 @@ __all__ = [
     "ActorStopped",
     "ActorSuspended",
     "Agent",
+    "AlreadyDecided",
     "AlreadyPresent",
     "AlreadyStarted",
     "AnthropicProvider",
+    "Approval",
     "ApprovalRejected",
     "AuthenticationFailed",
     "Backoff",
@@ -195,6 +200,7 @@ __all__ = [
     "dead_letter",
     "disable_tool",
     "escalate",
+    "external",
     "handler",
     "migrate",
     "on",

@@ -26,6 +26,7 @@ UnderstudyError
 │   ├── EncodingFailed          the value cannot be stored as data
 │   ├── LimitExceeded           a configured size or count is exceeded; names the limit and the value
 │   ├── KeyConflict             the key was used with other arguments
+│   ├── AlreadyDecided          a person has decided about this approval before
 │   ├── CallCycle               the ask would wait for itself
 │   ├── NotFound                the id names nothing (any more)
 │   ├── NoTurn                  this may only be called inside a turn
@@ -220,6 +221,13 @@ class KeyConflict(ChangeCall):
     """The key was used before with other arguments."""
 
     key: str = ""
+
+
+class AlreadyDecided(ChangeCall):
+    """Somebody has approved or rejected this call of a tool before; the text says when."""
+
+    approved: bool = False
+    reason: str = ""
 
 
 class CallCycle(ChangeCall):

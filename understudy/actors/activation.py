@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.actors import endings, running, standing
+from understudy.actors import endings, parking, running, standing
 from understudy.actors.door import Door
 from understudy.actors.handler import PLAIN, Options
 from understudy.actors.open_ledger import within
@@ -60,6 +60,7 @@ class Activation:
         "no",
         "object",
         "on_disk",
+        "outside",
         "passing",
         "ready",
         "reason",
@@ -84,7 +85,7 @@ class Activation:
         self.type = type
         self.id = id
         self.no = 0  # 0: not stored yet
-        # Stored: "active", "suspended", "stopped". In memory only: "down" while its supervisor has not started it, so
+        # Stored: "active", "suspended", "stopped", and "waiting" while its first message waits for the outside. In memory only: "down" while its supervisor has not started it, so
         # that its mail waits, and "retired" when it does not come back by itself, so that its mail is refused.
         self.status = "active"
         self.reason = ""
@@ -104,6 +105,7 @@ class Activation:
         self.reserved = 0
         self.running = 0
         self.waiting = 0  # of the running turns, those that wait for other actors
+        self.outside = 0  # of the running turns, those that wait for the outside, directly or through others
         self.waits_unknown = 0  # jobs of earlier lives that turns wait for: nobody looked up whose they are
         self.keys: dict[tuple[str, str], tuple[int, bytes]] | None = None
         self.key_holds = 0  # running turns that are going to tell a keyed message
@@ -244,6 +246,8 @@ class Activation:
         batch = self.system.committer.touch()
         batch.envelopes[envelope.no] = envelope
         batch.work += 1 + (len(envelope.body) >> 10)
+        if self.status == "waiting":
+            self.finished_in = batch.number  # It may leave memory with mail, and must find that on disk.
         self.arrive(envelope)
 
     def arrive(self, envelope: Envelope) -> None:
@@ -272,17 +276,24 @@ class Activation:
             self.tail = True
             self.tail_seen += 1
             if envelope.due_at is not None:
-                # A due timer goes behind those that wait on disk.
-                envelope.due_at = None
-                envelope.position = self.system.next_message()
-                self.system.committer.touch().note_progress(envelope)
+                self._queue_due(envelope)  # behind those that wait on disk
             if envelope.waiter is not None:
                 self.system.asked.add(envelope.no, envelope.waiter, self.no)
             return
+        if self.status == "waiting" and envelope.due_at is not None:
+            self._queue_due(envelope)
         inbox.append(envelope)
         self.last_position = max(self.last_position, envelope.position)
         if self.running < self.type.slots:
             self.pump()
+
+    def _queue_due(self, envelope: Envelope) -> None:
+        """Give a due timer a place in the mailbox on disk: it may be read back from there."""
+        envelope.due_at = None
+        envelope.position = self.system.next_message()
+        batch = self.system.committer.touch()
+        batch.note_progress(envelope)
+        self.finished_in = batch.number
 
     # --- starting turns --------------------------------------------------------------------------------------------
 
@@ -339,6 +350,8 @@ class Activation:
             if envelope.no in system.withdrawals.withdrawn:
                 continue
             system.recovery.hold_if_recovered(envelope, self)
+            if envelope.waiter is None:
+                envelope.waiter = system.asked.take_first(envelope.no)  # of an actor that was in memory before
             self.inbox.append(envelope)
             self.last_position = max(self.last_position, envelope.position)
 
@@ -364,10 +377,9 @@ class Activation:
         """Bring back what an earlier life did with the message; return whether its turn may start."""
         system = self.system
         if envelope.crashes >= system.limits.crashes_max:
-            if self.type.has_log:
-                await system.recovery.read_journal(envelope)
-                if envelope not in (self.inbox or ()):  # It was cancelled or expired meanwhile.
-                    return False
+            await system.recovery.read_journal(envelope)
+            if envelope not in (self.inbox or ()):  # It was cancelled or expired meanwhile.
+                return False
             self._forget_from_inbox(envelope)
             endings.give_up(
                 self,
@@ -555,12 +567,11 @@ class Activation:
         return self._askers
 
     def may_leave(self) -> bool:
-        """Whether nothing is lost when it leaves memory: no mail, no turn, and its last turn is on disk."""
+        """Whether nothing is lost when it leaves memory: no mail that could be handled, no turn, and all of it on disk."""
         return (
             self.ready
             and not self.running
-            and not self.inbox
-            and not self.tail
+            and (parking.may_leave(self) if self.status == "waiting" else not self.inbox and not self.tail)
             and not self.reserved
             and self.member is None
             and not self.releasing

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from understudy.actors import keys
+from understudy.actors import keys, parking
 from understudy.actors.waits import waits_for
 from understudy.codec import encode
 from understudy.errors import CallCycle, Deadlock, InvalidArguments, LimitExceeded
@@ -64,14 +64,14 @@ async def ask(
             raise
     if slot.is_open() and (refusal := activation.unavailable()) is not None:
         raise refusal
-    with _waiting_for(turn, activation, slot), _open(turn):
-        outcome = await slot.wait()
+    with _waiting_for(turn, activation, slot), open_branch(turn):
+        outcome = await slot.wait_outcome()
     turn.check(name)
     return turn._reply(handler, outcome)
 
 
 @contextmanager
-def _open(turn: Turn) -> Iterator[None]:
+def open_branch(turn: Turn) -> Iterator[None]:
     """Let the turn end the branch that waits here, when the turn ends before it."""
     task = asyncio.current_task()
     if task is None or task is turn.task:
@@ -92,16 +92,25 @@ def _waiting_for(turn: Turn, activation: Activation, slot: Slot | None = None) -
     asker = (turn, slot) if slot is not None else None
     if asker is not None:
         activation.askers.add(asker)
+        if turn.asks is None:
+            turn.asks = {}
+        turn.asks[asker[1]] = activation
     waits = turn.activation.waits
     waits[activation] = waits.get(activation, 0) + 1
     turn.waiting += 1
     if turn.waiting == 1:
         turn.activation.waiting += 1
+    if turn.rest is not None or activation.outside or activation.status == "waiting":
+        parking.review(turn)
     try:
         yield
     finally:
         if asker is not None:
             activation.askers.discard(asker)
+            if turn.asks is not None:
+                turn.asks.pop(asker[1], None)
+            if turn.rest is not None:
+                parking.review(turn)
         turn.waiting -= 1
         if not turn.is_fenced():  # Of an abandoned turn the actor has forgotten already whom it waits for.
             if not turn.waiting:
@@ -119,15 +128,17 @@ async def wait_job(turn: Turn, id: str, no: int) -> Outcome:
         system = turn.activation.system
         turn.mark_started()
         activation = system.population.by_no(system.open_jobs.get(no, 0))
+        # Nobody would wake a parked turn when the job has ended: it waits in memory.
         if activation is None:
             turn.activation.waits_unknown += 1
             try:
-                outcome = await system.jobs.outcome(no)
+                with parking.busy(turn):
+                    outcome = await system.jobs.outcome(no)
             finally:
                 turn.activation.waits_unknown -= 1
         else:
             _refuse_circle(turn, activation, f"waits for job {id} of")
-            with _waiting_for(turn, activation):
+            with _waiting_for(turn, activation), parking.busy(turn):
                 outcome = await system.jobs.outcome(no)
         turn.check(f"waiting for job {id}")
         turn.settle(slot, outcome)
@@ -169,7 +180,7 @@ async def _ask_keyed(
 ) -> None:
     no = await keys.send_keyed(activation, handler, options, body, arguments, sender=turn, slot=slot)
     if slot.child is None:  # It joined an earlier message with this key.
-        with _waiting_for(turn, activation):
+        with _waiting_for(turn, activation), parking.busy(turn):
             outcome = await activation.system.jobs.outcome(no)
         turn.settle(slot, outcome)
 
@@ -200,10 +211,12 @@ def _refuse_overtaking(turn: Turn, activation: Activation, handler: BoundHandler
 
 def _refuse_circle(turn: Turn, activation: Activation, verb: str) -> None:
     mine = turn.activation
-    if activation.free_slots() > 0:
+    parked = activation.status == "waiting"
+    if activation.free_slots() > 0 and not parked:
         return
-    # In the chain, but waiting no more: its turn has ended. One of an earlier life may not have asked again yet.
-    recovered = turn.no <= mine.system.opening.last_message
+    # In the chain, but waiting no more: its turn has ended. One of an earlier life, or one that was parked, may not have
+    # asked again yet.
+    recovered = parked or turn.no <= mine.system.opening.last_message or parking.is_to_ask_again(activation)
     waits = activation is mine or waits_for(activation, mine)
     if activation.no in (mine.no, *turn.envelope.head.chain) and (waits or recovered):
         raise CallCycle(

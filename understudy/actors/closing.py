@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from understudy.actors import parking
 from understudy.actors.activation import closed_error
 from understudy.events import SystemStopped
 
@@ -21,6 +22,7 @@ async def close(system: System) -> None:
     system.accepting = False
     interrupted = 0
     await system.timers.stop()
+    system.alarms.stop()
     if system.failure is None:
         await _drain(system)
         system._ending = True
@@ -61,7 +63,8 @@ async def close(system: System) -> None:
 
 
 async def _drain(system: System) -> None:
-    """Let running turns finish, within the grace period."""
+    """Let running turns finish, within the grace period; those that only wait for the outside are parked."""
+    parking.park_all(system)
     try:
         async with asyncio.timeout(system.limits.grace_s):
             while system.turn_tasks and any(not turn.ended for turn in system.turns.values()):

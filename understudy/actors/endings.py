@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.actors import holding, standing
+from understudy.actors import holding, parking, standing
 from understudy.actors.failures import declared_as, to_error, to_failure
 from understudy.codec import encode
 from understudy.errors import ActorStopped, DeadlineExceeded, Ignore, JobCancelled, StateUndecodable, UnderstudyError
@@ -68,6 +68,8 @@ async def failed(activation: Activation, turn: Turn, handler: BoundHandler | Non
     drop_sends(turn)
     if system.failure is not None:
         return False
+    if stopped != "parked":
+        parking.end(turn)
     envelope = turn.envelope
     if stopped is not None:
         activation._roll_back(new_object=True)
@@ -270,6 +272,8 @@ def put_back(activation: Activation, turn: Turn, reason: str) -> None:
     if turn.traced:
         turn.emit(TurnEndedBySystem, reason=reason)
     put_first(activation, envelope)
+    if reason == "parked":
+        parking.park(activation, turn)
 
 
 def hold(activation: Activation, envelope: Envelope, error: StateUndecodable) -> None:
@@ -327,6 +331,8 @@ def give_up(
         },
     )
     journal = system.journals.pop(envelope.no, None)
+    if journal is not None:
+        parking.forget_waits(batch, journal.slots.values())
     counter = batch.turns.setdefault((activation.type.kind, envelope.handler), [0, 0])
     counter[1] += 1
     _release_failure(activation, batch, envelope, failure, activation.type.handlers.get(envelope.handler))
@@ -382,6 +388,7 @@ def _withdraw(activation: Activation, envelope: Envelope, error: type[Exception]
     batch = system.committer.touch()
     journal = system.journals.pop(envelope.no, None)
     if journal is not None:
+        parking.forget_waits(batch, journal.slots.values())
         for key in journal.slots:
             batch.journal.pop((journal.message, key), None)
     batch.forgotten.append(envelope.no)
@@ -395,6 +402,7 @@ def _withdraw(activation: Activation, envelope: Envelope, error: type[Exception]
     if activation.keys and envelope.key is not None:
         activation.keys.pop((envelope.handler, envelope.key), None)  # A cancelled key is free again.
     activation.finished_in = batch.number
+    parking.withdrawn(activation, envelope)
 
 
 def settle(activation: Activation, batch: Batch, envelope: Envelope, outcome: Outcome, state: str) -> None:
@@ -404,7 +412,7 @@ def settle(activation: Activation, batch: Batch, envelope: Envelope, outcome: Ou
         if envelope.no in system.unasked:
             system.unasked.discard(envelope.no)
         else:
-            system.deliver(batch, envelope, outcome)
+            system.hand_back(batch, envelope, outcome)
     if envelope.head.keep:
         system.jobs.keep(batch, activation, envelope, outcome, state)
 
@@ -414,6 +422,7 @@ def close_journal(activation: Activation, batch: Batch, turn: Turn) -> None:
     journal = turn.journal
     assert journal is not None
     activation.system.journals.pop(journal.message, None)
+    parking.forget_waits(batch, journal.slots.values())
     for key, slot in journal.slots.items():
         batch.journal.pop((journal.message, key), None)
         if slot.child is not None and slot.outcome is None:

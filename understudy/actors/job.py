@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, Protocol
 import msgspec
 from typing_extensions import TypeVar
 
+from understudy.actors.approval import Approval
 from understudy.events import StreamEvent
 
 R_co = TypeVar("R_co", covariant=True)
@@ -15,7 +16,8 @@ JobState = Literal["queued", "running", "waiting", "suspended", "done", "failed"
 
 
 class JobStatus(msgspec.Struct, frozen=True):
-    """Where a job is: `waiting` is a timer or a backoff; `reason` tells a suspension or a failure.
+    """Where a job is: `waiting` is a timer, a backoff, or the outside; `reason` tells for what, or of a suspension or
+    failure.
 
     `usd` is what the runs of its turn, and all below them, have spent so far; None when it made none, or nobody knows.
     """
@@ -46,6 +48,10 @@ class JobKeeper(Protocol):
 
     def stream_job(self, id: str) -> AsyncIterator[StreamEvent]:
         """Return a stream of what the job does."""
+        ...
+
+    async def job_approvals(self, id: str) -> list[Approval]:
+        """Return the approvals that the job, and what it caused, wait for."""
         ...
 
 
@@ -127,6 +133,10 @@ class Job(Generic[R_co]):
             SystemClosed: The system has ended before the job; attach again in its next life.
         """
         return self._keeper.stream_job(self.id)
+
+    async def approvals(self) -> list[Approval]:
+        """Return the calls of tools in the job's tree of messages that wait for a person's approval, oldest first."""
+        return await self._keeper.job_approvals(self.id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and other.id == self.id

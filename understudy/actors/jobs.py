@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.actors import asking, keys
+from understudy.actors import asking, keys, parking
 from understudy.actors.activation import closed_error
+from understudy.actors.approval import Approval
 from understudy.actors.failures import to_error
 from understudy.actors.holding import raise_limits
 from understudy.actors.job import JobStatus
+from understudy.actors.recovery import was_begun
 from understudy.actors.turn import scope
 from understudy.actors.waiters import Waiters
 from understudy.actors.workflow import spent_of
@@ -243,7 +245,8 @@ class Jobs:
             return _ended(fresh, None)
         turn = system.turns.get(no)
         if turn is not None:
-            return JobStatus("waiting" if turn.ended else "running")
+            reason = parking.reason_of(turn)
+            return JobStatus("waiting" if turn.ended or reason is not None else "running", reason)
         await system.committer.wait_durable()
         where = await system.store.message(no)
         if where.result is not None:
@@ -257,6 +260,8 @@ class Jobs:
         activation = system.population.by_no(where.pending.actor) or await system.population.of_no(where.pending.actor)
         if activation is not None and activation.status == "suspended":
             return JobStatus("suspended", activation.reason)
+        if activation is not None and activation.status == "waiting" and was_begun(where.pending):
+            return JobStatus("waiting", activation.reason)
         due_at = where.pending.due_at or where.pending.not_before
         if due_at is not None and due_at > system.wall():
             return JobStatus("waiting")
@@ -273,6 +278,14 @@ class Jobs:
                 "another one. Await the job."
             )
         return system.streams.listen(self._given(id))
+
+    async def job_approvals(self, id: str) -> list[Approval]:
+        """Return the approvals that the job's tree of messages waits for."""
+        system = self._system
+        system.check_usable()
+        self._given(id)
+        await system.committer.wait_durable()
+        return await system.decisions.pending(await self.correlation(id))
 
     async def cancel_job(self, id: str) -> None:
         """Cancel a message that has not finished; returns once that is durable."""

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Protocol
 
 import msgspec
 
+from understudy.actors import parking
 from understudy.actors.turn import Turn
 from understudy.codec import encode
 from understudy.errors import LimitExceeded
@@ -150,7 +151,8 @@ class Ladder:
             if turn.envelope.started == 1:  # It waits: a crash meanwhile is not charged to the message.
                 turn.envelope.started = -1
                 system.committer.touch().note_progress(turn.envelope)
-            await asyncio.sleep(delay_s)
+            with parking.busy(turn):
+                await asyncio.sleep(delay_s)
 
     async def judge(self, error: Exception, failure: Failure, by: Input | None = None) -> Verdict:
         """Decide about a failed attempt, and journal the rung when another one follows.

@@ -22,6 +22,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl_s: float = 7 * _DAY_S  # outcomes of `submit` and keyed messages
     trace_ttl_s: float = 30 * _DAY_S
     trace_bytes: int = 1 << 30
+    park_after_s: float = 60.0  # a turn that only waits for the outside leaves memory after this long
     active_max: int = 20_000  # actors in memory; above it the ones unused for longest leave
     idle_s: float = 300.0  # an actor without mail leaves memory after this long
     window_messages: int = 256  # of one mailbox in memory; the rest waits on disk

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-from understudy.actors import standing, stopping, views
+from understudy.actors import parking, standing, stopping, views
 from understudy.errors import StateUndecodable
 from understudy.events import ActorRestarted, ActorStopped, Escalated
 from understudy.supervisor.intensity import RestartWindow
@@ -78,6 +78,9 @@ class StaticActor:
             return None  # It is there, and held until somebody resumes it.
         if activation.status == "stopped":
             raise StoppedForGood(activation.reason)
+        if activation.status == "waiting":
+            parking.unpark(activation)  # A static child stays in memory, and waits there.
+            activation.status = "down"
         if activation.status == "active" and stopping.has_to_end(activation):
             return self._take_over(activation)
         try:
@@ -316,7 +319,9 @@ class Group:
             name=self.child_id,
             kind=first.kind,
             instances=sum(
-                1 for each in first.live.values() if each.member is None and each.status in ("active", "suspended")
+                1
+                for each in first.live.values()
+                if each.member is None and each.status in ("active", "waiting", "suspended")
             ),
             restart="permanent",
             also=tuple(each.kind for each in others),

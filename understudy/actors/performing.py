@@ -10,6 +10,7 @@ import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
+from understudy.actors import parking
 from understudy.actors.body import run_body
 from understudy.actors.failures import to_error, to_failure
 from understudy.actors.ladder import Input, Ladder, Verdict
@@ -115,6 +116,7 @@ async def _outcome(turn: Turn, spec: Spec, arguments: bytes, key: str | None, sl
         turn.open = set()
     turn.open.add(task)
     task.add_done_callback(turn.open.discard)
+    parking.begin_step(turn)
     try:
         await asyncio.wait([task])
     except asyncio.CancelledError:
@@ -125,6 +127,8 @@ async def _outcome(turn: Turn, spec: Spec, arguments: bytes, key: str | None, sl
         if not task.cancelled():
             task.exception()  # Seen: what becomes of the turn was decided already.
         raise
+    finally:
+        parking.end_step(turn)
     if task.cancelled():
         turn.check(f"{spec.role} {spec.name}")
         raise asyncio.CancelledError

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from understudy.actors import parking
 from understudy.actors.activation import Activation
 from understudy.actors.kinds import ActorType
 
@@ -120,6 +121,8 @@ class Population:
         if activation.type.live.pop(activation.id, None) is not None:
             self.live -= 1
         self.active.pop(activation.no, None)
+        if activation.status == "waiting":
+            parking.leave(activation)
         if activation.type.stops and activation.object is not None:
             self._system.spawn(self.stop_object(activation, activation.object), "on_stop")
 

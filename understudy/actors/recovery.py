@@ -31,7 +31,8 @@ class Recovery:
 
     def hold_if_recovered(self, envelope: Envelope, activation: Activation) -> None:
         """Let a message of an earlier life wait for its start mark, so that one that kills the process is found out."""
-        if envelope.no <= self._system.opening.last_message and envelope.hold is None:
+        old = envelope.no <= self._system.opening.last_message or was_begun(envelope)  # begun in this life and parked
+        if old and envelope.hold is None:
             envelope.hold = "recovered"
         if envelope.head.deadline_at is not None and envelope.no not in self._system.withdrawals.deadlines:
             self._system.withdrawals.watch_deadline(envelope, activation)
@@ -90,6 +91,7 @@ class Recovery:
             journal.expect(child.caller_key, child.no)
         if journal.slots:
             await self._system.ledgers.recall(envelope.no)
+        await self._system.waits.restore(journal)
 
     async def _become_suspect(self, envelope: Envelope, activation: Activation) -> None:
         """Wait until no other suspect runs, or the one that runs waits for this actor: it would wait for ever."""

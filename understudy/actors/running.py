@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.actors import endings, keys, stopping, views
+from understudy.actors import endings, keys, parking, stopping, views
 from understudy.actors.turn import Send, Turn, _lineage, scope
 from understudy.codec import encode
 from understudy.errors import StateUndecodable, StepTimeout, TurnEnded
@@ -96,6 +96,7 @@ async def run(activation: Activation, envelope: Envelope) -> None:
                 if isinstance(error, GeneratorExit) and asyncio.current_task(system.loop) is not turn.task:
                     raise  # This coroutine is being closed by Python; the loop is gone.
                 again = await endings.failed(activation, turn, handler, error)
+                parking.end(turn)
     except Exception as error:
         ours = error
     finally:
@@ -103,6 +104,8 @@ async def run(activation: Activation, envelope: Envelope) -> None:
             system.forget_leaked(turn)
         else:
             system.turns.pop(envelope.no, None)
+            if turn is not None and turn.rest is not None:
+                parking.end(turn)
             system.end_turn(turn, ours)
             activation.running -= 1
             activation.turn = None  # An idle actor keeps nothing of its last turn: 1.7 kB each.
@@ -122,7 +125,7 @@ def _decode_arguments(handler: BoundHandler, envelope: Envelope) -> Any:
 
 
 async def _run_limited(turn: Turn, handler: BoundHandler, arguments: Any) -> Any:
-    limit = asyncio.timeout(handler.timeout_s)
+    limit = turn.limit = asyncio.timeout(handler.timeout_s)
     try:
         async with limit:
             return await handler.function(turn.actor_object, *_astuple(arguments))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from understudy.actors import parking
 from understudy.events import (
     ActorResumed,
     ActorStopped as ActorStoppedEvent,
@@ -55,6 +56,7 @@ def _tell_waiting(activation: Activation, error: ActorSuspended | ActorStopped) 
         if slot.child in waiting or slot.child not in system.turns:
             slot.interrupt(error)
     system.jobs.actor_suspended(activation, error)
+    parking.told_of(system, activation.inbox or ())
 
 
 def _store_status(activation: Activation) -> None:
@@ -106,6 +108,8 @@ def go_down(activation: Activation) -> None:
 
 def retire(activation: Activation, reason: str) -> None:
     """Start no more turns and refuse mail, until its supervisor starts it again."""
+    if activation.status == "waiting":
+        parking.unpark(activation)
     if activation.status not in ("active", "down"):
         return
     activation.status, activation.reason = "retired", reason

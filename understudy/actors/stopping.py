@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from understudy.actors import endings
+from understudy.actors import endings, parking
 from understudy.events import ActorAbandoned
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def _leave_behind(activation: Activation, turn: Turn) -> None:
     system = activation.system
     endings.drop_sends(turn)
     turn.ended = turn.ended or "abandoned"
+    parking.end(turn)
     endings.put_back(activation, turn, turn.stopped or "abandoned")
     system.turns.pop(turn.no, None)
     if turn.task is not None:

@@ -14,10 +14,13 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, overload
 from uuid import UUID
 
-from understudy.actors import administration, closing, letters
+from understudy.actors import administration, closing, letters, parking
 from understudy.actors.activation import Activation
 from understudy.actors.actor import Actor
 from understudy.actors.administration import ActorInfo, DeadLetterInfo
+from understudy.actors.alarms import Alarms
+from understudy.actors.approval import Approval
+from understudy.actors.approvals import Decisions
 from understudy.actors.control import ControlServer
 from understudy.actors.handler import Handler
 from understudy.actors.job import Job
@@ -26,6 +29,7 @@ from understudy.actors.kinds import ActorType
 from understudy.actors.ledgers import Ledgers
 from understudy.actors.limits import Limits
 from understudy.actors.open_ledger import WORKFLOW
+from understudy.actors.outside import Waits, check_name
 from understudy.actors.population import Population
 from understudy.actors.recorder import Recorder
 from understudy.actors.recovery import Recovery
@@ -149,6 +153,9 @@ class System:
         self.population = Population(self, 0)
         self.ledgers = Ledgers(self)
         self.unasked: set[int] = set()  # open asks of turns that ended without their reply
+        self.parked: set[int] = set()  # messages whose turns are parked and have left memory in this life
+        self.waits = Waits(self)
+        self.decisions = Decisions(self)
         # Who waits for the reply of a message that is on disk only.
         self.asked = Waiters()
         self.open_jobs: dict[int, int] = {}  # kept messages accepted in this life and not finished -> their actor
@@ -195,6 +202,7 @@ class System:
             self.committer.start()
             self._host = asyncio.current_task()
             self.timers = Timers(self)
+            self.alarms = Alarms(self)
             self.usable = self.accepting = True
             self.recorder.emit(
                 SystemStarted(
@@ -209,6 +217,7 @@ class System:
             self.deaf = [endpoint.on_change(self.recorder.emit_breaker) for endpoint in self.registry.endpoints]
             await self.ledgers.start()
             await self.timers.start()
+            await self.alarms.start()
             await self.supervision.start()
             await self.supervision.store_picture()
             await self.control.start()
@@ -453,13 +462,13 @@ class System:
                 for listener in self.recorder.listeners:
                     listener.hear(body)
 
-    def deliver(self, batch: Batch, envelope: Envelope, outcome: Outcome) -> None:
+    def hand_back(self, batch: Batch, envelope: Envelope, outcome: Outcome) -> None:
         """Give a reply to the turn that asked: into its journal, and at once when it is in memory."""
         caller, key = envelope.caller, envelope.caller_key
         assert caller is not None
         assert key is not None
         journal = self.journals.get(caller)
-        if journal is None and caller > self.opening.last_message:
+        if journal is None and caller > self.opening.last_message and caller not in self.parked:
             return  # The turn that asked has ended without waiting for this.
         slot = journal.slots.get(key) if journal is not None else None
         entry = JournalEntry(caller, key, outcome, slot.after if slot is not None else None, envelope.no)
@@ -471,12 +480,14 @@ class System:
                 slot.settle(outcome)
             else:
                 journal.remember(entry)  # It is being read back, and the disk does not tell of this answer yet.
+        parking.wake_asker(self, batch, envelope)
 
     def journal_of(self, envelope: Envelope) -> Journal:
         """Return the journal of a running message."""
         journal = self.journals.get(envelope.no)
         if journal is None:
             journal = self.journals[envelope.no] = Journal(envelope.no)
+            self.parked.discard(envelope.no)
         return journal
 
     # --- trace -----------------------------------------------------------------------------------------------------
@@ -573,6 +584,34 @@ class System:
         """Forget a dead letter for good; its key is free again. Raises `NotFound`."""
         self.check_usable()
         await letters.discard(self, id)
+
+    async def deliver(self, id: str, name: str, value: object, /) -> None:
+        """Give a handler the value that it waits for by `external(name, type)`; returns once that is durable.
+
+        *id* is what `self.turn.id` says in that handler, or the id of its job. The value may come before the handler
+        waits for it. Delivering the same again changes nothing.
+
+        Raises:
+            NotFound: The message has ended, or there never was one.
+            KeyConflict: Another value was delivered under this name, and nothing waits for one now.
+            InvalidArguments: It is not of the type that the handler waits for.
+            EncodingFailed: It is not data.
+            NotRegistered: The class of the message's actor is not registered.
+        """
+        self.check_usable()
+        self.check_accepting()
+        check_name(name)
+        await self.waits.deliver(id, name, value)
+
+    async def approvals(self) -> list[Approval]:
+        """Return the calls of tools that wait for a person's approval, oldest first."""
+        self.check_usable()
+        return await self.decisions.pending()
+
+    def approval(self, id: str, /) -> Approval:
+        """Return the handle of one approval, to approve or reject it; raises `NotFound` when *id* can be none's."""
+        self.check_usable()
+        return self.decisions.handle(id)
 
     async def resume(self, ref: Actor[Any, Any], /) -> None:
         """Let a suspended actor go on, or one that its policy or a person stopped: its state is read again, then its mail.

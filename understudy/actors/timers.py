@@ -79,6 +79,10 @@ class Timers:
         """Return who waits for the replies of delayed messages."""
         return [envelope.waiter for envelope in self._pending.values() if envelope.waiter is not None]
 
+    def pending(self, no: int) -> Envelope | None:
+        """Return a delayed message when it is in memory."""
+        return self._pending.get(no)
+
     def withdraw(self, no: int) -> Envelope | None:
         """Forget a delayed message; return it when it is in memory."""
         self._heap = [timer for timer in self._heap if timer.no != no]

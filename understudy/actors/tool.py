@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
+from understudy.actors import approvals
 from understudy.actors.actor import Actor
 from understudy.actors.body import run_function
 from understudy.actors.handler import PLAIN, tool_name
@@ -20,9 +22,17 @@ from understudy.actors.kinds import ActorType, BoundHandler
 from understudy.actors.performing import Interrupted, Spec, perform
 from understudy.actors.signature import Signature, Wire, check_annotations
 from understudy.actors.step import Arguments, Step
-from understudy.actors.turn import current_turn, scope
+from understudy.actors.turn import Turn, current_turn, scope
 from understudy.codec import Codec
-from understudy.errors import EncodingFailed, InvalidDefinition, LimitExceeded, OutcomeUnknown, StepFailed, StepTimeout
+from understudy.errors import (
+    ApprovalRejected,
+    EncodingFailed,
+    InvalidDefinition,
+    LimitExceeded,
+    OutcomeUnknown,
+    StepFailed,
+    StepTimeout,
+)
 from understudy.supervisor.policy import Policy, answer, on
 
 P = ParamSpec("P")
@@ -59,6 +69,7 @@ class Tool(Step[P, R_co]):
         raises: Sequence[type[Exception]] = (),
         interrupted: Interrupted = "rerun",
         policy: Policy | None = None,
+        approval: approvals.Asks = "never",
     ) -> None:
         super().__init__(
             function, name=name, timeout_s=timeout_s, policy=policy, raises=raises, interrupted=interrupted
@@ -72,6 +83,13 @@ class Tool(Step[P, R_co]):
             raise InvalidDefinition(f"tool {self.name}: concurrency={concurrency}; expected 1 or more.")
         if rate is not None and not (rate.count > 0 and rate.per_s > 0):
             raise InvalidDefinition(f"tool {self.name}: {rate}; expected a count and seconds above 0.")
+        approvals.check_asks(approval, self.name, list(inspect.signature(function).parameters))
+        if approval != "never" and any(each.amendment is not None for rule in policy or () for each in rule.reactions):
+            raise InvalidDefinition(
+                f"tool {self.name}: its policy amends arguments, and approval={approval!r} binds them to what a person has "
+                "seen. Take out one of the two."
+            )
+        self.approval: approvals.Asks = approval
         self.concurrency = concurrency
         self.rate = rate
         self.kind = f"tool:{self.name}"
@@ -90,7 +108,32 @@ class Tool(Step[P, R_co]):
         if turn is None:
             return await run_function(self.function, args, kwargs)
         turn.check(f"tool {self.name}")
+        if self.approval != "never":
+            await self._wait_approval(turn, args, kwargs)
         return await turn.activation.system.tool_target(self).ask("call", PLAIN, args, kwargs)
+
+    async def _wait_approval(self, turn: Turn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Wait until a person has approved a call by hand, if they are to be asked; raises `ApprovalRejected`."""
+        wire = turn.activation.system.tool_target(self).type.handlers["call"].wire
+        _, arguments = wire.encode(args, kwargs)
+        rejected = await self.rejection(turn, arguments, wire.digest(arguments))
+        if rejected is not None:
+            raise ApprovalRejected(
+                f"a person rejected the call of tool {self.name}: {rejected}", tool=self.name, reason=rejected
+            )
+
+    async def rejection(
+        self, turn: Turn, arguments: Any, match: bytes, shown: dict[str, Any] | None = None
+    ) -> str | None:
+        """Wait for a person if this call needs one; return why it was rejected, or None.
+
+        *match* tells this call from others of the turn; *shown* are the arguments as their author wrote them.
+        """
+        given = {name: getattr(arguments, name) for name in arguments.__struct_fields__}
+        if not approvals.is_needed(turn, self.approval, self.name, given, match):
+            return None
+        decision = await approvals.ask(turn, self.name, given if shown is None else shown, match)
+        return None if decision.approved else decision.reason
 
 
 class ToolType(ActorType):
@@ -162,6 +205,7 @@ def tool(
     raises: Sequence[type[Exception]] = (),
     interrupted: Interrupted = "rerun",
     policy: Policy | None = None,
+    approval: approvals.Asks = "never",
 ) -> _ToolMaker: ...
 def tool(function: Any = None, /, **options: Any) -> Any:
     """Make a function a tool: the model reads its docstring and signature; its body is a journaled step.
@@ -174,6 +218,9 @@ def tool(function: Any = None, /, **options: Any) -> Any:
         raises: Errors that arrive as themselves.
         interrupted: What a crash while it runs means: "rerun" runs it again; "fail" tells the model that nobody knows.
         policy: What becomes of failures of its body.
+        approval: "always" lets each call inside a turn wait until a person approves it with exactly these arguments;
+            a function of the arguments by name, not async, says of each call whether to ask. A call outside any turn is a
+            plain call, and asks nobody.
     """
 
     def make(wrapped: Callable[..., Any]) -> Tool[..., Any]:

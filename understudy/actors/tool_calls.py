@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.actors import asking, conversation
+from understudy.actors import asking, conversation, parking
 from understudy.actors.conversation import Conversation
 from understudy.actors.failures import to_failure
 from understudy.actors.handler import PLAIN, Handler, Query
@@ -26,7 +26,7 @@ from understudy.actors.tool import Tool
 from understudy.actors.toolbox import Toolbox, ToolLike
 from understudy.actors.turn import Turn
 from understudy.actors.witness import Witness
-from understudy.codec import encode
+from understudy.codec import digest, encode
 from understudy.endpoint.model import ModelAnswer, ToolCall, ToolResult
 from understudy.errors import (
     ActorSuspended,
@@ -114,6 +114,8 @@ class ToolCalls:
             return _error(call, f"{gone}. Tools: {known}.")
         if call.malformed is not None:
             return _error(call, f"The arguments are not valid JSON: {call.malformed[:200]}")
+        if isinstance(each, Tool) and (refusal := await self._refusal(each, call)) is not None:
+            return refusal
         ladder = Ladder(self._turn, slot, (self._policy,))
         # Those that an earlier delivery of this turn has decided about are met again first.
         decided = min(len(ladder.rungs.history), sum(1 for asked in self._asked(call) if asked.outcome is not None))
@@ -141,6 +143,18 @@ class ToolCalls:
                         told += f". Tool {call.name} is not available any more: go on without it."
                 return _error(call, told)
 
+    async def _refusal(self, each: Tool[..., Any], call: ToolCall) -> ToolResult | None:
+        """Wait for a person's approval of a call that needs one; return what the model is told when it is rejected."""
+        if each.approval == "never":
+            return None
+        try:
+            arguments = self._arguments(each.signature(), call)
+        except InvalidArguments:
+            return None  # It is refused for that.
+        match = call.id.encode() + digest([call.name, call.arguments])
+        reason = await each.rejection(self._turn, arguments, match, call.arguments)
+        return None if reason is None else _error(call, f"A person rejected this call: {reason}")
+
     async def _judge(self, each: ToolLike, call: ToolCall, ladder: Ladder, error: Exception) -> Verdict:
         """Decide about a failed call; what no rule is about is the model's to deal with."""
         failure = to_failure(error)
@@ -155,8 +169,9 @@ class ToolCalls:
         ):
             return Verdict(failure, None)
         attempt = ladder.attempt
-        async with self._amending:
-            verdict = await ladder.judge(error, failure, self._next_request())
+        with parking.busy(self._turn):
+            async with self._amending:
+                verdict = await ladder.judge(error, failure, self._next_request())
         if verdict.decision is not None and asked:
             child = asked[-1].child
             span = str(child) if child is not None else self._turn.step_span(asked[-1])

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from understudy.actors.actor import Actor
     from understudy.actors.handler import Options
     from understudy.actors.kinds import BoundHandler
+    from understudy.actors.parking import Rest
     from understudy.mailbox.envelope import Envelope
     from understudy.supervisor.policy import Decision
 
@@ -73,15 +74,19 @@ class Turn:
     __slots__ = (
         "activation",
         "actor_object",
+        "asks",
         "began_s",
+        "busy",
         "ended",
         "envelope",
         "epoch",
         "exits",
         "journal",
+        "limit",
         "open",
         "places",
         "records",
+        "rest",
         "sends",
         "stopped",
         "task",
@@ -105,9 +110,13 @@ class Turn:
         self.open: set[asyncio.Task[Any]] | None = None
         self.traced = False
         self.waiting = 0  # asks and jobs that it waits for now
+        self.asks: dict[Slot, Activation] | None = None  # the asks among them, and who is asked
+        self.busy = 0  # steps that run, and what else must not be broken off to let it rest
+        self.rest: Rest | None = None  # what it waits for outside, directly or through others
+        self.limit: asyncio.Timeout | None = None  # of its handler
         self.began_s = 0.0
         self.exits: str | None = None  # the actor ends with this reason once the turn has committed
-        self.stopped: str | None = None  # why the system stops it: "cancelled", "deadline", "shutdown"
+        self.stopped: str | None = None  # why the system stops it: "cancelled", "deadline", "shutdown", "parked"
         self.verdict: tuple[Decision, Exception] | None = None  # a step's policy has decided about the whole turn
         self.places: dict[tuple[str, bool, bytes], int] = {}  # how many names were made at each
 

@@ -44,7 +44,7 @@ class Withdrawals:
             elif (
                 activation.inbox
                 and envelope in activation.inbox
-                and not (activation.type.has_log and was_begun(envelope))  # Its journal is to be read first.
+                and not was_begun(envelope)  # Its journal is to be read first.
             ):
                 activation.inbox.remove(envelope)
                 endings.expire(activation, envelope)
@@ -86,7 +86,9 @@ class Withdrawals:
         )
         turn = self._system.turns.get(no)
         if turn is not None:
-            if turn.ended in (None, "failed"):
+            if turn.ended in (None, "failed", "parked"):
+                if turn.stopped == "parked":
+                    turn.stopped = None
                 endings.cancel(turn.activation, turn.envelope)
                 turn.stop("cancelled")
         elif (found := await self._take_waiting(no)) is not None:
@@ -102,9 +104,13 @@ class Withdrawals:
 
     async def _expire_waiting(self, no: int) -> None:
         try:
-            found = await self._take_waiting(no)
+            await self.expire_waiting(no)
         except (NotRegistered, StateUndecodable):
-            return  # It waits for its code, or for the mending of its actor, and expires then.
+            pass  # It waits for its code, or for the mending of its actor, and expires then.
+
+    async def expire_waiting(self, no: int) -> None:
+        """End a message whose deadline has passed, wherever it is; raises as `cancel` does."""
+        found = await self._take_waiting(no)
         if found is not None:
             activation, envelope, _ = found
             endings.expire(activation, envelope)
@@ -142,8 +148,7 @@ class Withdrawals:
         asked: list[int] = []
         if was_begun(envelope):
             asked = [child.no for child in await system.store.asked_by(no)]
-            if activation.type.has_log:
-                await system.recovery.read_journal(envelope)
+            await system.recovery.read_journal(envelope)
         if no in system.turns or no in self.withdrawn:
             return None
         queued = next((each for each in activation.inbox or () if each.no == no), None)

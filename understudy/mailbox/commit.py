@@ -92,6 +92,7 @@ class Batch:
         "traces",
         "turns",
         "waiters",
+        "woken",
         "work",
     )
 
@@ -109,6 +110,7 @@ class Batch:
         self.forgotten: list[int] = []  # messages whose journal rows of earlier batches go
         self.results: dict[int, KeptResult] = {}
         self.statuses: dict[int, tuple[str, str]] = {}  # actor -> (status, reason)
+        self.woken: list[int] = []  # actors that are active again if they are "waiting", and stay as they are if not
         self.dead: dict[int, DeadLetter] = {}
         self.discarded: list[int] = []  # dead letters that go
         self.traces: list[tuple[float, str, bytes]] = []  # (at, correlation, event)

@@ -94,7 +94,7 @@ class Lineage:
 class Slot:
     """One step of a message, in memory: its outcome when there is one, and who waits for it."""
 
-    __slots__ = ("_waiters", "after", "child", "claimed", "key", "lasts", "outcome", "running", "work")
+    __slots__ = ("_waiters", "after", "child", "claimed", "key", "lasts", "outcome", "running", "wait", "work")
 
     def __init__(self, key: bytes, after: bytes | None, outcome: Outcome | None = None) -> None:
         self.key = key
@@ -104,6 +104,7 @@ class Slot:
         self.running = False  # an attempt of the turn runs its body and waits for it
         self.work: asyncio.Task[Any] | None = None  # the thread of its body, which nobody can cancel
         self.child: int | None = None  # number of the message that was asked
+        self.wait: str | None = None  # id of the record that says what it waits for outside
         self.lasts = False  # a ladder that goes on in the attempt of the turn which it has decided about
         self._waiters: list[asyncio.Future[Outcome]] = []
 
@@ -127,7 +128,7 @@ class Slot:
                 waiter.set_exception(error)
         self._waiters.clear()
 
-    async def wait(self) -> Outcome:
+    async def wait_outcome(self) -> Outcome:
         """Return the outcome once there is one; cancelling one waiter disturbs no other."""
         if self.outcome is None:
             waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -223,6 +224,24 @@ class Journal:
         self.replaying = True
         return slot
 
+    def expect_outside(self, key: bytes, after: bytes | None, wait: str) -> None:
+        """Note that the step *key* waits for the outside, as the record *wait* says."""
+        slot = self.slots.get(key)
+        if slot is None:
+            slot = self._add(Slot(key, after))
+            self.replaying = True
+        if slot.is_open():
+            slot.wait = wait
+
+    def foresee(self, group: bytes) -> Slot:
+        """Return a step that the turn has not come to yet, for an outcome that is there before it."""
+        self.replaying = True
+        return self._add(Slot(group + b"#%d" % self._numbers.get(group, 0), None))
+
+    def steps(self, group: bytes) -> list[Slot]:
+        """Return the steps of one group, in the order in which they began."""
+        return list(self._groups.get(group, ()))
+
     def drop(self, slot: Slot) -> None:
         """Forget a step that was refused before it began."""
         if self.slots.get(slot.key) is slot:  # and not its successor in a later attempt
@@ -300,7 +319,7 @@ class Journal:
                     slot.outcome = None
                 else:
                     self._remove(slot)
-            elif slot.outcome is None and slot.child is None and slot.work is None and self.ladder(slot) is None:
+            elif _is_nothing(slot) and self.ladder(slot) is None:
                 self._remove(slot)  # It never began, or may begin anew.
         self.replaying = bool(self.slots)
         return forgotten
@@ -315,7 +334,7 @@ class Journal:
 
     def _waits_for_its_ladder(self, slot: Slot) -> bool:
         # It has no outcome that another step could miss.
-        return slot.outcome is None and slot.child is None and slot.work is None
+        return _is_nothing(slot)
 
     def conflicts(self, steps: bytes) -> bool:
         """Whether the key of the keyed group *steps* stands for other arguments already."""
@@ -348,6 +367,11 @@ class Journal:
                 return lineage is not None and lineage.holds(key)
             key = before.after if before is not None else self._gone.get(key)
         return guess
+
+
+def _is_nothing(slot: Slot) -> bool:
+    """Whether nothing would be lost with the step: it has no outcome, and none is on its way."""
+    return slot.outcome is None and slot.child is None and slot.work is None and slot.wait is None
 
 
 def _matched_by(slot: Slot) -> bytes:

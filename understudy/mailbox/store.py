@@ -33,7 +33,7 @@ class Loaded(msgspec.Struct, frozen=True):
     no: int
     kind: str
     id: str
-    status: str  # "active", "suspended" or "stopped"
+    status: str  # "active", "waiting" (its first message waits for the outside), "suspended" or "stopped"
     reason: str
     snapshot: Snapshot | None
     last_event: int  # highest event number on disk (0 when none)

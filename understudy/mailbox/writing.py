@@ -101,6 +101,11 @@ _turns = _Table(
     " failed = failed + excluded.failed",
 )
 
+_WAKE = (
+    "UPDATE actor SET status = 'active', reason = '' WHERE status = 'waiting'"
+    " AND no IN (SELECT value FROM json_each(?))"
+)
+
 
 class Plan(msgspec.Struct, frozen=True):
     """A batch as statements, in the order in which they keep the tables consistent."""
@@ -130,6 +135,9 @@ def plan(batch: Batch) -> Plan:
             ("UPDATE actor SET status = ?, reason = ? WHERE no = ?", (status, storable(reason), actor))
             for actor, (status, reason) in batch.statuses.items()
         )
+    if batch.woken:
+        rows += len(batch.woken)
+        statements.append((_WAKE, (numbers(batch.woken),)))
     if batch.envelopes or batch.progress:
         insert(_message, [message_row(each) for each in chain(batch.envelopes.values(), batch.progress.values())])
     if batch.snapshots:

@@ -2,7 +2,7 @@
 
 from understudy.actors.actor import Actor, migrate
 from understudy.actors.administration import ActorInfo, DeadLetterInfo
-from understudy.actors.agent import Agent, Content, Message
+from understudy.actors.agent import Agent, Message
 from understudy.actors.approval import Approval
 from understudy.actors.content import Content
 from understudy.actors.external import external

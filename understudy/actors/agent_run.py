@@ -74,6 +74,7 @@ class Run:
                 return await self._loop()
         finally:
             self._conversation.close()
+            self._models.stream.close()
             self.running = False
 
     async def _begin(self, prompt: str | list[Content]) -> None:

@@ -17,7 +17,7 @@ from understudy.actors.changes import Changes
 from understudy.actors.ladder import rungs_of
 from understudy.codec import encode
 from understudy.endpoint.model import Block, ChatMessage, ModelAnswer, Text, ToolResult, append_message
-from understudy.mailbox.journal import Journal, Outcome, Slot, storable
+from understudy.mailbox.journal import Journal, JournalEntry, Outcome, Slot, storable
 
 if TYPE_CHECKING:
     from understudy.actors.turn import Turn
@@ -155,6 +155,36 @@ def remembered(journal: Journal) -> list[ChatMessage]:
                 entries += each.appended
         entries += amended.get((run, numbers[-1] + 1 if numbers else 0), _NOTHING).appended
     return entries
+
+
+def unanswered(entries: Iterable[JournalEntry]) -> tuple[tuple[int, int], ModelAnswer] | None:
+    """Return the newest answer of a message's runs, with the numbers of run and call, while a tool call lacks its result."""
+    newest: tuple[tuple[int, int], bytes] | None = None
+    results: set[str] = set()
+    for entry in entries:
+        name, _, rest = entry.key.partition(b"\0")
+        if entry.outcome.value is None or name not in (ANSWER.encode(), RESULT.encode()):
+            continue
+        try:
+            match = bytes.fromhex(rest.rpartition(b"#")[0].decode()).decode()
+            if name == RESULT.encode():
+                results.add(match)
+                continue
+            of_run, _, index = match.rpartition(".")
+            numbers = (int(of_run or 0), int(index))
+        except ValueError:
+            continue  # A step of the user's.
+        if newest is None or numbers > newest[0]:
+            newest = numbers, entry.outcome.value
+    if newest is None:
+        return None
+    try:
+        answer = _answer(newest[1])
+    except msgspec.MsgspecError:
+        return None  # The turn itself finds that out.
+    if answer.stop_reason != "tool_use" or all(call.id in results for call in answer.tool_calls):
+        return None
+    return newest[0], answer
 
 
 def _told(call_id: str, outcome: Outcome) -> ToolResult:

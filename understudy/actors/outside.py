@@ -92,6 +92,8 @@ class Waits:
         what = f"approval {self.public_id(id)} of tool {tool}" if kind == "approval" else f"external {name}"
         if check is not None:
             self._checks[id] = check
+        if kind == "approval":
+            self._system.streams.approval_requested(turn, self.public_id(id), tool)
         parking.wait_begins(turn, slot, what)
         try:
             with asking.open_branch(turn):
@@ -296,6 +298,15 @@ class Waits:
             after = page[-1].id
             for record in page:
                 yield record.id, _decode_wait(record.body)
+
+    async def of_message(self, no: int) -> list[tuple[str, Wait]]:
+        """Return the open waits of one message, oldest first, each with the id of its record."""
+        found: list[tuple[str, Wait]] = []
+        after = ""
+        while page := await self._system.store.records(KIND, record_id(no), after, _PAGE):
+            after = page[-1].id
+            found += [(record.id, _decode_wait(record.body)) for record in page]
+        return found
 
     async def restore(self, journal: Journal) -> None:
         """Let a journal that was read back know what its message waits for."""

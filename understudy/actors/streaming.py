@@ -8,23 +8,18 @@ as it has come, for those who attach in the middle of it. Knows nothing of how m
 from __future__ import annotations
 
 from functools import partial
-from io import StringIO
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 from weakref import WeakSet, WeakValueDictionary
 
+from understudy.actors import conversation
+from understudy.actors.hub import BROKEN_OFF, FINISHED, Call, Hub, Writer
 from understudy.actors.stream import Stream
-from understudy.events import ApprovalRequested, Finished, Restarted, StreamEvent, TextDelta, ToolCalled
+from understudy.events import ApprovalRequested, Finished, StreamEvent
 
 if TYPE_CHECKING:
     from understudy.actors.system import System
     from understudy.actors.turn import Turn
     from understudy.endpoint.model import ModelAnswer
-
-_Call: TypeAlias = tuple[int, int]  # a model call: the number of the run in its turn, and of the call in the run
-
-_AGAIN = "the turn was delivered again, after a failure or a restart of the process"
-_BROKEN_OFF = "the call was broken off"
-_FINISHED = Finished()
 
 
 class JobStream(Stream[StreamEvent]):
@@ -38,6 +33,7 @@ class JobStream(Stream[StreamEvent]):
         self._no = no
         self._hub: Hub | None = None
         self._over = False  # what ends it was heard
+        self._approvals: set[str] = set()  # that it has heard of
         self.misses = False  # it came too late for the newest answer's text, and sees none of it
 
     async def __anext__(self) -> StreamEvent:
@@ -57,14 +53,25 @@ class JobStream(Stream[StreamEvent]):
         self._others = cast("WeakSet[Stream[StreamEvent]]", hub.listeners)
         try:
             outcome = await self._system.jobs.find(self._no, hub.belongs_to)
+            if outcome is None:
+                await self._system.streams.recall(hub)
+                for approval in await self._system.streams.approvals(self._no):
+                    self.hear_approval(approval)
         except BaseException:
             hub.listeners.discard(self)
-            self._hub = None  # A wait that was cancelled can be begun again.
+            self._hub, self._over = None, False  # A wait that was cancelled can be begun again.
+            self._approvals.clear()
             while not self._queue.empty():
                 self._queue.get_nowait()
             raise
         if outcome is not None:
-            self.end(_FINISHED)
+            self.end(FINISHED)
+
+    def hear_approval(self, event: ApprovalRequested) -> None:
+        """Take that a call waits for a person, once."""
+        if event.approval_id not in self._approvals:
+            self._approvals.add(event.approval_id)
+            self.hear(event)
 
     def end(self, last: Finished | BaseException) -> None:
         """Take what is the last thing to be heard; what comes after it does not count."""
@@ -74,176 +81,6 @@ class JobStream(Stream[StreamEvent]):
             self.hear(None)
 
 
-class Hub:
-    """What is streamed of one job: the newest answer as far as it has come, and who listens.
-
-    Held by the running agent and by the listeners only: it goes with the last of them.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_call",
-        "_closed",
-        "_doubt",
-        "_events",
-        "_kept_max",
-        "_length",
-        "_prefix",
-        "_sure",
-        "_text",
-        "_writer",
-        "actor",
-        "called",
-        "listeners",
-        "no",
-    )
-
-    def __init__(self, no: int, kept_max: int) -> None:
-        self.no = no
-        self.actor = 0  # whose job it is; 0: nobody has looked yet
-        self.listeners: WeakSet[JobStream] = WeakSet()
-        self.called: _Call | None = None  # the newest model call whose tool calls are told, or about to be
-        self._kept_max = kept_max  # characters
-        self._call: _Call | None = None  # the newest one that was streamed
-        self._writer: Writer | None = None  # the attempt of it that may write
-        self._doubt = ""  # why its text does not count, unless that is found out; empty when it does count
-        self._clear()
-
-    def _clear(self) -> None:
-        self._text: StringIO | None = StringIO()  # None: it is too long to be kept
-        self._length = 0
-        self._sure = 0  # how much of the text is of earlier answers, which count
-        self._closed = False  # tool calls have ended the text
-        self._events: list[ToolCalled | ApprovalRequested] = []
-        self._prefix: Restarted | None = None
-        for listener in self.listeners:
-            listener.misses = False
-
-    # --- listeners -------------------------------------------------------------------------------------------------
-
-    def belongs_to(self, actor: int) -> None:
-        """Note whose job it is."""
-        self.actor = actor
-
-    def join(self, listener: JobStream) -> None:
-        """Let *listener* hear what there is so far, and then everything."""
-        if self._prefix is not None:
-            listener.hear(self._prefix)
-        if self._text is None:
-            listener.misses = True
-        elif self._length:
-            listener.hear(TextDelta(self._text.getvalue()))
-        for event in self._events:
-            listener.hear(event)
-        self.listeners.add(listener)
-
-    def end(self, last: Finished | BaseException) -> None:
-        """Tell everybody the last thing."""
-        for listener in list(self.listeners):
-            listener.end(last)
-
-    def _tell(self, event: StreamEvent) -> None:
-        for listener in self.listeners:
-            listener.hear(event)
-
-    # --- what is told ----------------------------------------------------------------------------------------------
-
-    def begin(self, call: _Call, writer: Writer | None, *, redelivered: bool) -> None:
-        """Note that an attempt of a model call begins: what the one before it wrote is taken back, or counts."""
-        if not self._doubt:
-            self._sure = self._length
-        elif self._length > self._sure:
-            self._take_back(self._doubt)
-        if self._closed:
-            self._clear()
-        if self._call is None and redelivered:
-            # Nobody knows what was shown before, in another life perhaps: it does not count.
-            self._prefix = Restarted(_AGAIN)
-            self._tell(self._prefix)
-        self._call, self._writer, self._doubt = call, writer, _BROKEN_OFF
-
-    def _take_back(self, reason: str) -> None:
-        sure = self._text.getvalue()[: self._sure] if self._text is not None else ""
-        self._text = StringIO()
-        self._text.write(sure)
-        self._sure = self._length = len(sure)
-        for listener in self.listeners:
-            listener.misses = False
-        self._tell(Restarted(reason))
-        if sure:
-            self._tell(TextDelta(sure))
-
-    def write(self, writer: Writer | None, text: str) -> None:
-        """Show a piece of the answer; not of an attempt that another one has followed."""
-        if writer is not self._writer:
-            return
-        self._length += len(text)
-        kept = self._text
-        if kept is not None:
-            if self._length <= self._kept_max:
-                kept.write(text)
-            else:
-                self._text = None
-        if self.listeners:
-            event = TextDelta(text)
-            for listener in self.listeners:
-                if not listener.misses:
-                    listener.hear(event)
-
-    def wrote(self, writer: Writer, text: str) -> None:
-        """Show an answer that is complete, if its provider has shown nothing of it."""
-        if text and self._length == self._sure:
-            self.write(writer, text)
-
-    def broke(self, writer: Writer, reason: str) -> None:
-        """Note why an attempt has failed."""
-        if writer is self._writer:
-            self._doubt = reason
-
-    def answered(self, call: _Call, doubt: str) -> None:
-        """Note that the answer is journaled, and why it does not count if it does not."""
-        if call == self._call:
-            self._doubt = doubt
-
-    def tell_calls(self, call: _Call, answer: ModelAnswer, *, redelivered: bool) -> None:
-        """Tell the tool calls of an answer, and its text if that was shown in an earlier life only."""
-        if call != self._call:
-            self.begin(call, None, redelivered=redelivered)
-            if answer.text:
-                self.write(None, answer.text)
-        self._doubt = ""
-        self._closed = True
-        for each in answer.tool_calls:
-            self._add(ToolCalled(each.id, each.name))
-
-    def tell_approval(self, event: ApprovalRequested) -> None:
-        """Tell that a call waits for a person; again it does nothing."""
-        if event not in self._events:
-            self._add(event)
-
-    def _add(self, event: ToolCalled | ApprovalRequested) -> None:
-        self._events.append(event)
-        self._tell(event)
-
-    def finish(self) -> None:
-        """Tell that the job has ended, and forget what was streamed."""
-        self.end(_FINISHED)
-        self._clear()
-
-
-class Writer:
-    """Takes the text of one attempt of a model call, piece by piece."""
-
-    __slots__ = ("_hub",)
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def __call__(self, text: str) -> None:
-        """Show the next piece."""
-        self._hub.write(self, text)
-
-
 class RunStream:
     """The way from one run of an agent into its job's stream; it leads nowhere when its message is no job."""
 
@@ -251,7 +88,7 @@ class RunStream:
         self._turn = turn
         self._run = run
         self._hub = hub
-        self._call: _Call = (run, -1)  # the newest one
+        self._call: Call = (run, -1)  # the newest one
         self.redelivered = False  # the run was begun before
 
     def begin(self, number: int) -> Writer | None:
@@ -260,24 +97,23 @@ class RunStream:
         if hub is None:
             return None
         self._call = (self._run, number)
-        writer = Writer(hub)
-        hub.begin(self._call, writer, redelivered=self.redelivered)
-        return writer
+        return Writer(hub, hub.begin(self._call, redelivered=self.redelivered))
 
     def wrote(self, writer: Writer | None, answer: ModelAnswer) -> None:
         """Note that the attempt has its whole answer."""
-        if self._hub is not None and writer is not None:
-            self._hub.wrote(writer, answer.text)
+        if writer is not None:
+            writer.hub.wrote(writer.attempt, answer.text)
 
     def broke(self, writer: Writer | None, error: BaseException) -> None:
         """Note that the attempt has failed."""
-        if self._hub is None or writer is None:
+        if writer is None:
             return
+        ended = self._turn.ended
         if isinstance(error, Exception):
-            self._hub.broke(writer, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
         else:
-            ended = self._turn.ended
-            self._hub.broke(writer, f"{_BROKEN_OFF} ({ended})" if ended else _BROKEN_OFF)
+            reason = f"{BROKEN_OFF} ({ended})" if ended else BROKEN_OFF
+        writer.hub.broke(writer.attempt, reason)
 
     def answered(self, number: int) -> None:
         """Note that model call *number* has its answer, now or in an earlier life."""
@@ -297,8 +133,12 @@ class RunStream:
             return
         hub.called = self._call
         batch = self._turn.activation.system.committer.touch()
-        batch.after.append(partial(hub.tell_calls, self._call, answer, redelivered=self.redelivered))
+        batch.after.append(partial(hub.tell_calls, self._call, answer))
         batch.work += 1
+
+    def close(self) -> None:
+        """Let go of the stream: the run is over, and may be remembered for long."""
+        self._hub = None
 
 
 class Streams:
@@ -332,6 +172,32 @@ class Streams:
             hub = self._hubs[no] = Hub(no, self._system.limits.payload_bytes)
         return hub
 
+    async def recall(self, hub: Hub) -> None:
+        """Tell the answer whose tools are at work or wait, of a run that has not begun to stream in this life.
+
+        It may be about to begin, or be parked: then it would say nothing until what it waits for has come.
+        """
+        if hub.is_blank:
+            await self._system.committer.wait_durable()
+            found = conversation.unanswered(await self._system.store.journal(hub.no))
+            if found is not None:
+                hub.recall(*found)
+
+    async def approvals(self, no: int) -> list[ApprovalRequested]:
+        """Return the approvals that a job waits for, its own and those of what it asked, oldest first."""
+        system = self._system
+        await system.committer.wait_durable()
+        found: dict[str, ApprovalRequested] = {}
+        below = [no]
+        while below:
+            message = below.pop()
+            for id, wait in await system.waits.of_message(message):
+                if wait.kind == "approval":
+                    found[id] = ApprovalRequested(system.waits.public_id(id), wait.tool)
+            # What is a job itself has a stream of its own.
+            below += [each.no for each in await system.store.asked_by(message) if not each.head.keep]
+        return [found[id] for id in sorted(found)]
+
     # --- called by turns -------------------------------------------------------------------------------------------
 
     def of_run(self, turn: Turn, run: int) -> RunStream:
@@ -350,7 +216,9 @@ class Streams:
             asking = self._system.turns.get(caller) if caller is not None else None
         if asking is None:
             return
-        hub = self._hub(asking.no)
+        hub = self._hubs.get(asking.no)
+        if hub is None:
+            return  # Nobody listens.
         batch = self._system.committer.touch()
         batch.after.append(partial(hub.tell_approval, ApprovalRequested(approval_id, tool)))
         batch.work += 1

@@ -34,7 +34,6 @@ from understudy import (
     StoreFailed,
     System,
     SystemClosed,
-    current_turn,
     handler,
     on,
     retry,
@@ -370,8 +369,8 @@ async def test_listener_after_a_restart_gets_the_answer_whose_tools_still_run(tm
                 outside.open("looking")
                 await asyncio.gather(early.task, late.task)
 
-    assert seen == ([AGAIN, "Now Rome.", "look"], [AGAIN, "Now Rome.", "look"])
-    assert told(early.events)[3:] == [STORY, Finished()]
+    assert seen == (["Now Rome.", "look"], ["Now Rome.", "look"])
+    assert told(early.events)[2:] == [STORY, Finished()]
 
 
 async def test_calls_are_told_after_the_commit_that_covers_them(tmp_path: Path) -> None:
@@ -559,19 +558,17 @@ async def test_what_an_earlier_attempt_still_writes_is_not_shown(tmp_path: Path)
 # --- approvals --------------------------------------------------------------------------------------------------------------
 
 
-@tool
-async def ask_person(what: str) -> str:
-    """Ask a person."""
-    turn = current_turn()
-    for _ in range(2):  # The second time it is known.
-        turn.activation.system.streams.approval_requested(turn, f"approval of {what}", "ask_person")
-    await world().stop_at("asking")
-    return "yes"
+@tool(approval="always")
+async def pay(cents: int) -> str:
+    """Pay."""
+    world().did.append(cents)
+    await world().stop_at("paying")
+    return f"{cents} paid"
 
 
 class Clerk(Agent[str], kind="clerk"):
     model = "claude-sonnet-5-5"
-    tools = [ask_person]
+    tools = [pay]
 
 
 class Boss(Agent[str], kind="boss"):
@@ -579,25 +576,77 @@ class Boss(Agent[str], kind="boss"):
     tools = [Clerk.run]
 
 
+def has_approval(events: list[StreamEvent]) -> bool:
+    return any(isinstance(event, ApprovalRequested) for event in events)
+
+
 @pytest.mark.parametrize("cls", [Clerk, Boss])
 async def test_approval_is_told_to_the_job_that_waits_for_it(tmp_path: Path, cls: type[Agent[str]]) -> None:
     outside = World()
-    script: list[Answer] = [calls(ask_person, "money"), says("Paid.")]
+    script: list[Answer] = [calls(pay, 5), says("Paid.")]
     if cls is Boss:
         script = [calls("clerk", prompt="pay"), *script, says("He has paid.")]
     async with FakeAnthropic(*script) as model, open_at(tmp_path, outside, model, Boss, Clerk) as system:
         job = await system.actor(cls, "c").run.submit("Pay")
         async with listening(job) as early:
-            await outside.wait("asking")
-            await settled()
+            before = await early.until(has_approval)
             async with listening(job) as late:
+                seen = await late.until(has_approval)
+                (approval,) = await job.approvals()
+                await approval.approve()
+                await outside.wait("paying")
+            async with listening(job) as later:
                 await settled()
-                seen = list(early.events), list(late.events)
-                outside.open("asking")
-                await asyncio.gather(early.task, late.task)
+                outside.open("paying")
+                await asyncio.gather(early.task, later.task)
 
-    assert seen[0] == seen[1]
-    assert told(seen[0]) == [
-        "clerk" if cls is Boss else "ask_person",
-        ApprovalRequested("approval of money", "ask_person"),
-    ]
+    called = "clerk" if cls is Boss else "pay"
+    asked = ApprovalRequested(approval.id, "pay")
+    assert told(before) == told(seen) == [called, asked]
+    assert told(early.events) == [called, asked, script[-1].blocks[0]["text"], Finished()]
+    assert told(later.events) == [called, script[-1].blocks[0]["text"], Finished()]  # It is decided.
+
+
+@pytest.mark.parametrize("life", ["same", "closed", "killed"])
+async def test_job_that_is_parked_for_an_approval_shows_what_it_waits_for(tmp_path: Path, life: str) -> None:
+    outside = World()
+    outside.open("paying")
+    limits = Limits(grace_s=0.05, park_after_s=2.0)
+    script = [together(says("I ask. "), calls(pay, 5)), says("Paid.")]
+
+    async def heard_until_asked(job: Job[str]) -> list[StreamEvent]:
+        async with listening(job) as ear:
+            return await ear.until(has_approval)
+
+    async def opened(system: System, id: str) -> list[Any]:
+        job = system.job(id, Clerk.run)
+        async with listening(job) as ear:
+            await ear.until(has_approval)
+            async with listening(job) as late:
+                await late.until(has_approval)
+                assert ear.events == late.events
+                await asyncio.sleep(10)
+                (approval,) = await job.approvals()
+                await approval.approve()
+                assert await ear.task == ear.events
+                assert await late.task == late.events
+                assert told(ear.events) == told(late.events)
+                return told(ear.events)
+
+    async with FakeAnthropic(*script) as model:
+        system = open_at(tmp_path, outside, model, Clerk, limits=limits)
+        async with dying(system) if life == "killed" else system:
+            job = await system.actor(Clerk, "c").run.submit("Pay")
+            before = await heard_until_asked(job)
+            await asyncio.sleep(10)
+            gc.collect()
+            assert len(system.streams) == 0
+            shown = await opened(system, job.id) if life == "same" else []
+        if life != "same":
+            async with open_at(tmp_path, outside, model, Clerk, limits=limits) as system:
+                shown = await opened(system, job.id)
+
+    called = ["I ask. ", "pay", before[-1]]
+    assert told(before) == called
+    assert shown == [*called, "Paid.", Finished()]
+    assert outside.did == [5]

@@ -141,7 +141,9 @@ async def test_second_decision_is_refused_and_says_what_was_decided(tmp_path: Pa
         job = await system.actor(Support, "s").run.submit("Refund me")
         (approval,) = await pending(system)
         await approval.approve()
-        with pytest.raises(AlreadyDecided, match=r"was approved at 2026-01-01T\d\d:\d\d:\d\d\+00:00; nothing was changed"):
+        with pytest.raises(
+            AlreadyDecided, match=r"was approved at 2026-01-01T\d\d:\d\d:\d\d\+00:00; nothing was changed"
+        ):
             await approval.reject("no")
         await job
         with pytest.raises(AlreadyDecided):
@@ -224,7 +226,11 @@ async def test_approvals_of_one_answer_are_decided_in_any_order_one_after_the_ot
         await job
 
     told = results(model.requests[-1])
-    assert told == [("refunded 100", False), ("A person rejected this call: not this one", True), ("refunded 100", False)]
+    assert told == [
+        ("refunded 100", False),
+        ("A person rejected this call: not this one", True),
+        ("refunded 100", False),
+    ]
     assert len(model.paid) == 2
 
 

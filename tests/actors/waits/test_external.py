@@ -142,7 +142,7 @@ async def test_second_delivery_of_the_same_changes_nothing_and_another_is_refuse
         await system.deliver(job.id, "paid", Payment(1))
         await outside.wait("paid")
         await system.deliver(job.id, "paid", Payment(1))
-        with pytest.raises(KeyConflict, match="'paid' was delivered to .* before, with another value"):
+        with pytest.raises(KeyConflict, match=r"'paid' was delivered to .* before, with another value"):
             await system.deliver(job.id, "paid", Payment(2))
         outside.open("paid")
 

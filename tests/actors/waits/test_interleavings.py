@@ -52,7 +52,7 @@ class Leaf(Actor, kind="leaf"):
     async def go(self, name: str) -> list[str]:
         world().seen[name] = self.turn.id
         branches = [tried(f"{name} a"), tried(f"{name} b"), external("word", str)]
-        return list(await asyncio.gather(*branches)) + [await tried(f"{name} c")]
+        return [*list(await asyncio.gather(*branches)), await tried(f"{name} c")]
 
 
 class Middle(Actor, kind="middle"):
@@ -177,9 +177,7 @@ async def test_each_approved_call_runs_once_in_any_order_of_events(tmp_path: Pat
 
 @pytest.mark.soak
 @pytest.mark.parametrize("number", range(100))
-async def test_each_approved_call_runs_once_in_other_orders_of_events(
-    tmp_path: Path, number: int, seed: int
-) -> None:
+async def test_each_approved_call_runs_once_in_other_orders_of_events(tmp_path: Path, number: int, seed: int) -> None:
     await one_run(tmp_path, seed + number)
 
 

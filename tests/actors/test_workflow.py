@@ -14,6 +14,7 @@ from understudy import (
     ActorSuspended,
     Agent,
     Budget,
+    HandlerFailed,
     InvalidArguments,
     JobCancelled,
     LimitExceeded,
@@ -53,6 +54,15 @@ class Log(Actor[list[str]], kind="log"):
     @query
     async def all(self) -> list[str]:
         return self.state
+
+
+class Fails(Actor, kind="fails"):
+    @handler
+    async def fail(self) -> None:
+        if not world().seen:
+            world().seen["once"] = True
+            raise ValueError("no")
+        await world().stop_at("tried again")
 
 
 class Talker(Agent[str], kind="talker"):
@@ -244,6 +254,50 @@ async def test_what_a_message_of_the_workflow_tells_is_not_cancelled_but_counts(
 
         assert await system.actor(Log, "next").all() == ["x"]
         assert await records(system, "sent") == []
+
+
+class Starter(Actor, kind="starter"):
+    @handler
+    async def start(self, name: str) -> None:
+        workflow = self.turn.resource(Office).system.workflow(name)
+        await workflow.actor(Log, "told").add.tell("told")
+        await workflow.actor(Log, "asked").add("asked")
+        await workflow.actor(Log, "submitted").add.submit("submitted")
+
+
+class Office:
+    system: System
+
+
+async def test_a_handler_may_send_through_a_workflow(tmp_path: Path) -> None:
+    office = Office()
+    async with System(tmp_path / "a.db", [Log, Starter], resources=[office], trace="all") as system:
+        office.system = system
+        outer = system.workflow("outer")
+        await outer.actor(Starter, "s").start("inner")
+
+        (job,) = [job async for job in system.workflow("inner").jobs()]
+
+        assert await job == 1
+        assert len((await outer.trace()).roots) == 1  # What a turn sends lies in its own tree.
+        assert [job async for job in outer.jobs()] == []
+
+
+async def test_dead_letter_that_is_tried_again_belongs_to_its_workflow_again(tmp_path: Path) -> None:
+    outside = World()
+    async with System(tmp_path / "a.db", [Log, Fails], resources=[outside]) as system:
+        workflow = system.workflow("w")
+        job = await workflow.actor(Fails, "f").fail.submit()
+        with pytest.raises(HandlerFailed):
+            await job
+        assert await records(system, "sent") == []
+        await system.redeliver(job.id)
+        await outside.wait("tried again")
+
+        await workflow.cancel()
+
+        with pytest.raises(JobCancelled):
+            await job
 
 
 async def test_queries_and_fresh_actors_work_through_a_workflow(tmp_path: Path) -> None:

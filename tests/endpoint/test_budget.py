@@ -91,7 +91,7 @@ def test_limits_are_nearly_reached_at_their_part() -> None:
 
     assert [each.limit for each in ledger.nearly_reached(2.0)] == ["tokens"]
     assert [str(each) for each in ledger.nearly_reached(6.0)] == ["50 tokens of 100 tokens", "6 s of 10 s"]
-    assert ledger.nearly_reached(6.0)[0].left == "50 tokens"
+    assert ledger.nearly_reached(6.0)[0].left == "50 tokens of 100 tokens left"
     assert in_words("usd", 1_234_567) == "$1.23"
 
 
@@ -164,6 +164,13 @@ def test_prompt_is_counted_with_all_that_is_sent() -> None:
         {"output_schema": {"title": "w" * 100}},
     ):
         assert charges.prompt_tokens(msgspec.structs.replace(REQUEST, **more)) >= bare + 50
+
+
+def test_prompt_with_half_a_character_is_counted_too() -> None:
+    whole = msgspec.structs.replace(REQUEST, system="x" * 100)
+    half = msgspec.structs.replace(REQUEST, system="\ud800" * 100)
+
+    assert charges.prompt_tokens(half) > charges.prompt_tokens(whole)
 
 
 def test_dearest_price_counts_also_when_the_prompt_may_be_longer_than_a_band() -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import msgspec
 
-from understudy import Agent, AnthropicProvider, Endpoint, System, tool
+from understudy import Agent, AnthropicProvider, Budget, Endpoint, System, tool
 
 
 class Passage(msgspec.Struct):
@@ -31,6 +31,7 @@ class Researcher(Agent[Report], kind="researcher"):
     model = "claude-sonnet-5-5"
     instructions = "Answer from the corpus and cite passages."
     tools = [search, read_file]
+    budget = Budget(usd=0.50, model_calls=20)
 
     async def prompt(self) -> str:  # instructions that depend on state
         return f"{self.instructions} You are {self.id}."

@@ -1,6 +1,6 @@
 import msgspec
 
-from understudy import Agent, System
+from understudy import Agent, Budget, System
 
 
 class Finding(msgspec.Struct):
@@ -27,6 +27,7 @@ class Editor(Agent[Article]):
     model = "claude-opus-5-5"
     instructions = "Lead the team."
     tools = [Researcher.run, Writer.run]
+    budget = Budget(usd=2.0)
 
 
 async def main() -> None:

@@ -44,7 +44,7 @@ _decode_held = msgspec.msgpack.Decoder(Held).decode
 
 def held_id(ledger: str, actor: int) -> str:
     """Return the id of the record that says that a ledger holds an actor."""
-    return f"{ledger}{chr(10)}{actor}"
+    return f"{ledger}\n{actor}"
 
 
 def note_held(activation: Activation, error: Exception) -> None:
@@ -123,19 +123,24 @@ async def _resume(system: System, ledger: str, held: Held) -> None:
         system.ledgers.letting_go.pop(held.actor, None)
 
 
+def whose(ledger: str) -> str:
+    """Return how people call what a ledger belongs to."""
+    return f"workflow {ledger.removeprefix(WORKFLOW)!r}" if ledger.startswith(WORKFLOW) else f"run {ledger}"
+
+
 def exceeded(ledger: str, standing: Standing) -> BudgetExceeded:
     """Return the error of a call that does not fit into what is left of a budget."""
     limit = standing.limit
     if ledger.startswith(WORKFLOW):
         name = ledger.removeprefix(WORKFLOW)
-        whose, how = f"workflow {name!r}", f"system.workflow({name!r}).raise_budget({limit}=...)"
+        how = f"system.workflow({name!r}).raise_budget({limit}=...)"
     else:
         job = ledger.partition(".")[0]
-        whose, how = f"run {ledger}", f"system.job({job!r}).raise_budget({limit}=...)"
+        how = f"system.job({job!r}).raise_budget({limit}=...)"
     more = f", and the next call may use up to {in_words(limit, standing.more)}" if standing.more else ""
     lower = ", or lower max_tokens" if limit in ("usd", "tokens") else ""
     return BudgetExceeded(
-        f"the budget of {whose} does not allow the next model call: {standing} are spent{more}. It was not sent; "
+        f"the budget of {whose(ledger)} does not allow the next model call: {standing} are spent{more}. It was not sent; "
         f"everything is kept. Raise it with {how}{lower}",
         budget=ledger,
         limit=limit,

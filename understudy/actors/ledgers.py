@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
+import logging
 from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ from understudy.actors.sent import SENT, sent_ended
 from understudy.codec import decode_or_suspend, encode
 from understudy.endpoint.budget import Budget
 from understudy.endpoint.ledger import NOTHING, Amount, Ledger, Standing
-from understudy.errors import BudgetExceeded
+from understudy.errors import BudgetExceeded, StateUndecodable
 from understudy.events import BudgetWarned
 from understudy.mailbox.commit import Batch, Record
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from understudy.actors.system import System
     from understudy.mailbox.envelope import Envelope
 
+logger = logging.getLogger(__name__)
 _PAGE = 500
 _TOUCH_S = 600.0
 
@@ -67,10 +69,14 @@ class Ledgers:
 
     async def start(self) -> None:
         """Book what the calls of an earlier life had set aside that a crash cut off; before anything runs."""
-        while page := await self._system.store.records(RESERVATION, None, "", _PAGE):
-            for record in page:
-                await self._book(record.id, decode_reserved(record.body))
-            await self._system.committer.wait_durable()
+        try:
+            while page := await self._system.store.records(RESERVATION, None, "", _PAGE):
+                for record in page:
+                    await self._book(record.id, decode_reserved(record.body))
+                await self._system.committer.wait_durable()
+        except (StateUndecodable, msgspec.MsgspecError):
+            # A damaged row must not keep the whole store shut; what it stood for is on nobody's ledger.
+            logger.exception("system.reservations_damaged")
 
     async def _book(self, id: str, reserved: Reserved) -> None:
         found: list[OpenLedger] = []
@@ -385,18 +391,22 @@ class Ledgers:
     # --- housekeeping ----------------------------------------------------------------------------------------------
 
     async def tidy(self) -> None:
-        """Delete the ledgers of workflows that nothing was sent through or drew on for `result_ttl_s`, and holds of them."""
-        system = self._system
-        before = system.wall() - system.limits.result_ttl_s
+        """Delete the ledgers of workflows that nothing was sent through or spent in for `result_ttl_s`."""
         after = ""
-        while page := await system.store.records(LEDGER, WORKFLOWS, after, _PAGE):
-            after = page[-1].id
-            for record in page:
-                if decode_ledger(record.body).used_at > before:
-                    continue
-                if await system.store.records(SENT, record.id, "", 1):
-                    continue
-                held = await system.store.records(HELD, record.id, "", 1)
-                if held or record.id in self._open or record.id in self._reading:
-                    continue
-                system.committer.touch().drop(LEDGER, record.id)
+        try:
+            while page := await self._system.store.records(LEDGER, WORKFLOWS, after, _PAGE):
+                after = page[-1].id
+                for record in page:
+                    await self._tidy_workflow(record.id, decode_ledger(record.body))
+        except (StateUndecodable, msgspec.MsgspecError):
+            logger.exception("system.ledgers_damaged")
+
+    async def _tidy_workflow(self, id: str, state: Ledger) -> None:
+        system = self._system
+        if state.used_at > system.wall() - system.limits.result_ttl_s:
+            return
+        for kind in (SENT, HELD):  # Something sent through it has not ended, or it holds an actor.
+            if await system.store.records(kind, id, "", 1):
+                return
+        if id not in self._open and id not in self._reading:
+            system.committer.touch().drop(LEDGER, id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from understudy.actors.sent import sent_began
 from understudy.errors import NotFound, NotRegistered
 from understudy.events import DeadLetterDiscarded, DeadLetterRedelivered
 from understudy.mailbox import letters
@@ -38,6 +39,8 @@ async def redeliver(system: System, id: str) -> None:
         envelope.hold = "recovered"
         if envelope.head.keep:
             system.open_jobs[envelope.no] = envelope.actor
+        if envelope.head.workflow is not None:
+            sent_began(batch, envelope, activation.type.kind)
         system.recorder.emit_for(envelope, DeadLetterRedelivered)
         activation.depth += 1
         activation.accept(envelope)

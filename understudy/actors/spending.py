@@ -14,7 +14,7 @@ from typing import Self
 
 import msgspec
 
-from understudy.actors.holding import held_by
+from understudy.actors.holding import held_by, whose
 from understudy.actors.ledgers import Ledgers
 from understudy.actors.open_ledger import OpenLedger, Reservation, ledgers_of, scope_of
 from understudy.actors.target import ActorTarget
@@ -93,7 +93,7 @@ class Spending:
         last = next((no for no, each in reversed([*enumerate(request.messages)]) if each.role == "user"), None)
         if not rows or last is None:
             return request
-        left = "; ".join(f"{row.left} of {row.limit} left of the budget" for _, row in rows)
+        left = "; ".join(f"{row.left} of the {whose(ledger.id)}" for ledger, row in rows)
         note = Text(
             f"[Budget: {left}. Finish now: give your final answer with what you have, and call no tool that you can do without.]"
         )

@@ -506,7 +506,10 @@ class System:
             job, id = id, await self.jobs.correlation(id)
             events = await self.recorder.events_of(id)
             if events and id.startswith(WORKFLOW):
-                return build_trace(id, events).below(job, str(self.message_no(job)))
+                part = build_trace(id, events).below(job, str(self.message_no(job)))
+                if part is not None:
+                    return part
+                id, events = job, []
         if not events:
             raise NotFound(
                 f"the trace has nothing under {id!r}; plain actors' turns are stored with System(trace='all')."

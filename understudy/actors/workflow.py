@@ -171,7 +171,7 @@ class Workflow:
     def __repr__(self) -> str:
         return f"Workflow({self.id!r})"
 
-    async def open(self) -> OpenLedger:
+    async def _opened(self) -> OpenLedger:
         """Return its ledger, in memory for as long as somebody keeps it.
 
         Raises:
@@ -194,7 +194,7 @@ class _kept:  # noqa: N801 - used like a function
         self._workflow = workflow
 
     async def __aenter__(self) -> OpenLedger:
-        self._ledger = await self._workflow.open()
+        self._ledger = await self._workflow._opened()
         self._workflow._system.ledgers.keep(self._ledger)
         return self._ledger
 
@@ -213,7 +213,7 @@ class _WorkflowTarget(ActorTarget):
 
     async def _through(self, options: Options) -> Options:
         self.system.check_usable()
-        ledger = await self.workflow.open()
+        ledger = await self.workflow._opened()
         self.system.ledgers.touch(ledger)
         return msgspec.structs.replace(options, workflow=ledger.id)
 

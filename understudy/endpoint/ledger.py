@@ -67,7 +67,8 @@ class Standing(msgspec.Struct, frozen=True):
     @property
     def left(self) -> str:
         """What is left, in words."""
-        return in_words(self.limit, max(0, self.most - self.used))
+        left = in_words(self.limit, max(0, self.most - self.used))
+        return f"{left} of {in_words(self.limit, self.most)} left"
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -170,4 +171,5 @@ def in_words(limit: str, value: float) -> str:
         return f"${usd:.2f}" if usd >= 1 else f"${usd:.4f}"
     if limit == "wall_s":
         return f"{value:.0f} s"
-    return f"{value:,.0f} {'model calls' if limit == 'model_calls' else 'tokens'}"
+    unit = "model call" if limit == "model_calls" else "token"
+    return f"{value:,.0f} {unit}{'' if value == 1 else 's'}"

@@ -77,11 +77,11 @@ class Trace:
         for root in self.roots:
             yield from root.walk()
 
-    def below(self, correlation: str, id: str) -> Trace:
-        """Return the part of it from one span on, as a trace of its own; the whole when it has no such span."""
+    def below(self, correlation: str, id: str) -> Trace | None:
+        """Return the part of it from one span on, as a trace of its own; None when it has no such span."""
         root = self.span(id)
         if root is None:
-            return self
+            return None
         spans = {each.id for each in root.walk()}
         return Trace(correlation, (root,), tuple(each for each in self.events if each.span in spans))
 

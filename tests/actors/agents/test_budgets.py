@@ -29,6 +29,7 @@ from understudy.actors.ledgers import Ledgers
 from understudy.actors.open_ledger import OpenLedger
 from understudy.errors import BudgetExceeded, ModelFailure
 from understudy.events import BudgetRaised, BudgetWarned
+from understudy.mailbox.commit import Record
 from understudy.testing import (
     FakeAnthropic,
     FakeRequest,
@@ -125,6 +126,19 @@ async def test_a_job_tells_what_its_run_has_spent(tmp_path: Path) -> None:
 
         assert micros(status.usd) == cost_of(model)
         assert await records(system, "reservation") == []
+
+
+async def test_a_run_waits_for_the_disk_no_more_often_for_its_ledger(tmp_path: Path) -> None:
+    async with (
+        FakeAnthropic(*[calls(search, str(number)) for number in range(5)], says("done")) as model,
+        System(tmp_path / "a.db", [Free], endpoints=[model.endpoint()]) as system,
+    ):
+        before = system.committer.durable
+
+        await system.actor(Free, "f").run("What?")
+
+        # One commit per model call and one per tool call, and that of the end: as without any ledger.
+        assert system.committer.durable - before == 12
 
 
 async def test_fifty_agents_share_a_budget_and_go_on_when_it_is_raised(
@@ -534,8 +548,8 @@ async def test_the_model_is_told_when_a_limit_is_nearly_reached(tmp_path: Path) 
 
     notes = [text_of(request.messages[-1]) for request in model.requests]
     assert notes[:2] == ["What?", ""]
-    assert notes[2].startswith("[Budget: 2 model calls of model_calls left of the budget. Finish now")
-    assert notes[3].startswith("[Budget: 1 model calls")
+    assert notes[2].startswith(f"[Budget: 2 model calls of 4 model calls left of the run {job.id}. Finish now")
+    assert notes[3].startswith("[Budget: 1 model call of 4 model calls")
     assert "[Budget" not in str(model.requests[3].messages[:-1])
     assert not any("Budget" in message.text for message in conversation)
     (warned,) = [each for each in events if isinstance(each, BudgetWarned)]
@@ -674,6 +688,23 @@ async def test_what_is_kept_of_a_run_goes_with_its_outcome(tmp_path: Path) -> No
         assert await records(system, "held") == []
         assert not system.ledgers._open
         assert not system.ledgers._of_messages
+
+
+async def test_a_ledger_that_does_not_decode_holds_its_run(tmp_path: Path) -> None:
+    async with FakeAnthropic(used(calls(search, "a"), output_tokens=900)) as model:
+        async with System(tmp_path / "a.db", [Frugal], endpoints=[model.endpoint()]) as system:
+            job = await system.actor(Frugal, "f").run.submit("What?")
+            with pytest.raises(ActorSuspended):
+                await job
+            batch = system.committer.touch()
+            batch.put(Record("ledger", job.id, b"no ledger"))
+        async with System(tmp_path / "a.db", [Frugal], endpoints=[model.endpoint()]) as system:
+            await system.resume(system.actor(Frugal, "f"))
+
+            with pytest.raises(ActorSuspended, match=f"the ledger {job.id}"):
+                await system.job(job.id)
+
+    assert len(model.paid) == 1
 
 
 async def test_budgets_of_an_edited_class_count_unless_a_person_raised_them(tmp_path: Path) -> None:

@@ -321,7 +321,7 @@ class BudgetExceeded(GiveUp):
     spent: float = 0.0  # in the limit's unit, calls whose cost nobody knows included
     wanted: float = 0.0  # what the call may cost at most
     value_max: float = 0.0
-    below: bool = False  # what the run has asked is held by it, not a call of the run itself
+    below: int = 0  # 0: a call of the run itself; else how many questions lie between it and the run that is refused
 
 
 class ApprovalRejected(GiveUp):

@@ -7,6 +7,7 @@ its own scope is held by that ledger too, with its question open, instead of bei
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,11 @@ _TOGETHER = 50  # actors that are let go on side by side
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
-    """That an actor is held by a ledger, as it is stored; those that what they asked holds come after it."""
+    """That an actor is held by a ledger, as it is stored; `below` is that of the error that held it."""
 
     actor: int
-    at: float
     reason: str
-    below: bool = False
+    below: int = 0
 
 
 _decode_held = msgspec.msgpack.Decoder(Held).decode
@@ -52,20 +52,21 @@ def note_held(activation: Activation, error: Exception) -> None:
     if not isinstance(error, BudgetExceeded) or not error.budget:
         return
     system = activation.system
-    held = Held(activation.no, system.wall(), activation.reason, error.below)
+    held = Held(activation.no, activation.reason, error.below)
     system.committer.touch().put(Record(HELD, held_id(error.budget, activation.no), encode(held), error.budget))
 
 
-async def held_by(system: System, target: ActorTarget, ledgers: Sequence[str]) -> str | None:
-    """Return which of these ledgers holds the actor now, the innermost first; None when none does."""
+async def held_by(system: System, target: ActorTarget, ledgers: Sequence[str]) -> tuple[str, int] | None:
+    """Return which of these ledgers holds the actor now, and how far below; None when none does."""
     activation = await target.enter()
     if activation.status != "suspended":
         return None
     await system.committer.wait_durable()
     for id in reversed(ledgers):
         record = await system.store.record(HELD, held_id(id, activation.no))
-        if record is not None and _decode_held(record.body).reason == activation.reason:
-            return id
+        held = _decode_held(record.body) if record is not None else None
+        if held is not None and held.reason == activation.reason:
+            return id, held.below
     return None
 
 
@@ -99,11 +100,11 @@ async def _let_go_on(system: System, ledger: str) -> None:
         after = page[-1].id
         held.extend(_decode_held(each.body) for each in page)
     # Who asked one that is held goes on after it: otherwise it would find it held, and be held again.
-    direct = [each for each in held if not each.below]
-    for first in range(0, len(direct), _TOGETHER):
-        await asyncio.gather(*(_resume(system, ledger, each) for each in direct[first : first + _TOGETHER]))
-    for each in sorted((each for each in held if each.below), key=lambda each: each.at):
-        await _resume(system, ledger, each)
+    held.sort(key=lambda each: each.below)
+    for _, level in itertools.groupby(held, key=lambda each: each.below):
+        together = [*level]
+        for first in range(0, len(together), _TOGETHER):
+            await asyncio.gather(*(_resume(system, ledger, each) for each in together[first : first + _TOGETHER]))
 
 
 async def _resume(system: System, ledger: str, held: Held) -> None:

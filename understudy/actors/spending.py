@@ -136,11 +136,12 @@ class Spending:
 
     async def held_below(self, target: ActorTarget, error: ActorSuspended) -> BudgetExceeded | None:
         """Return the error of this run when a ledger that it draws on too holds the actor that it has asked."""
-        ledger = await held_by(self._turn.activation.system, target, [each.id for each in self._chain])
-        if ledger is None:
+        held = await held_by(self._turn.activation.system, target, [each.id for each in self._chain])
+        if held is None:
             return None
+        ledger, below = held
         return BudgetExceeded(
-            f"{target.name} is held by a budget of this run too: {error.reason}", budget=ledger, below=True
+            f"{target.name} is held by a budget of this run too: {error.reason}", budget=ledger, below=below + 1
         )
 
     def _now(self) -> datetime:

@@ -131,7 +131,7 @@ class ToolCalls:
                 if decided:
                     decided -= 1
                     continue
-                if isinstance(error, BudgetExceeded) and error.below:
+                if isinstance(error, BudgetExceeded) and error.below > 0:
                     await self._hold(ladder, error)
                 verdict = await self._judge(each, call, ladder, error)
                 if verdict.again and verdict.verb == "retry":

@@ -17,6 +17,7 @@ from understudy import (
     Agent,
     Budget,
     InvalidArguments,
+    Message,
     Policy,
     RequestRejected,
     System,
@@ -25,6 +26,7 @@ from understudy import (
     on,
     tool,
 )
+from understudy.actors import holding
 from understudy.actors.ledgers import Ledgers
 from understudy.actors.open_ledger import OpenLedger
 from understudy.errors import BudgetExceeded, ModelFailure
@@ -112,6 +114,12 @@ def never_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> list[OpenLedger]:
 async def records(system: System, kind: str) -> list[str]:
     await system.committer.wait_durable()
     return [each.id for each in await system.store.records(kind, None, "", 500)]
+
+
+async def all_settled(system: System) -> None:
+    """Wait until no call is under way, and what all of them have used is booked."""
+    while await records(system, "reservation"):
+        await asyncio.sleep(0.1)
 
 
 async def test_a_job_tells_what_its_run_has_spent(tmp_path: Path) -> None:
@@ -219,10 +227,10 @@ async def test_an_asked_run_is_told_of_as_suspended_and_its_budget_is_raised_by_
         id = str(told.value).split("system.job('")[1].split("'")[0]
 
         await system.job(id).raise_budget(usd=1)
-        while [each async for each in system.suspended()] or model.unused:
+        while (await system.actor(Frugal, "f").messages())[-1:] != [Message("assistant", "done")]:
             await asyncio.sleep(1)
 
-        assert (await system.actor(Frugal, "f").messages())[-1].text == "done"
+        assert not [each async for each in system.suspended()]
 
 
 async def test_a_policy_of_ones_own_may_give_a_run_up(tmp_path: Path) -> None:
@@ -320,8 +328,7 @@ async def test_a_call_cancelled_in_flight_is_booked_whole_and_one_that_waits_not
 
         await waits.cancel()
         await sent.cancel()
-        while await records(system, "reservation"):
-            await asyncio.sleep(0.01)
+        await all_settled(system)
 
         assert (await two.spent()).usd == 0
         spent = await one.spent()
@@ -394,8 +401,9 @@ def leads(request: FakeRequest) -> Any:
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["in one life", "after a restart"])
 async def test_a_sub_agent_held_by_a_budget_of_the_asking_run_holds_that_run_too(
-    tmp_path: Path, *, restarted: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, restarted: bool
 ) -> None:
+    monkeypatch.setattr(holding, "_TOGETHER", 1)  # The asking one goes on after the asked one, not just beside it.
     async with FakeAnthropic(leads) as model:
         async with System(tmp_path / "a.db", [Lead], endpoints=[model.endpoint()]) as system:
             job = await system.actor(Lead, "l").run.submit("lead")
@@ -417,6 +425,39 @@ async def test_a_sub_agent_held_by_a_budget_of_the_asking_run_holds_that_run_too
 
         assert len(model.paid) == len({each.digest for each in model.paid}) == 4
         assert not any("is_error': True" in str(request.messages[-1]) for request in model.requests)
+
+
+class Boss(Agent[str], kind="boss"):
+    model = MODEL
+    max_tokens = 1_000
+    tools = [Lead.run]
+    budget = Budget(model_calls=3)
+
+
+async def test_those_that_a_budget_holds_go_on_from_the_innermost_to_the_outermost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "_TOGETHER", 1)
+
+    def answers(request: FakeRequest) -> Any:
+        asked = {"boss": calls("lead", prompt="lead"), "lead": calls("free", prompt="sub"), "sub": calls(search, "a")}
+        if request.messages[-1]["content"][0]["type"] == "tool_result":
+            return says("done")
+        return asked[text_of(request.messages[0])]
+
+    async with (
+        FakeAnthropic(answers) as model,
+        System(tmp_path / "a.db", [Boss], endpoints=[model.endpoint()]) as system,
+    ):
+        job = await system.actor(Boss, "b").run.submit("boss")
+        with pytest.raises(ActorSuspended, match="is held by a budget of this run too"):
+            await job
+        assert [each.kind async for each in system.suspended()] == ["boss", "lead", "free"]
+
+        await job.raise_budget(model_calls=6)
+
+        assert await job == "done"
+        assert len(model.paid) == 6
 
 
 async def test_a_sub_agent_held_by_a_budget_of_its_own_is_told_to_the_model(tmp_path: Path) -> None:
@@ -480,6 +521,7 @@ async def test_all_kinds_of_messages_draw_on_the_workflow(tmp_path: Path) -> Non
         await workflow.actor(Crew, "c").work()
         while len(model.paid) < 3:
             await asyncio.sleep(1)
+        await all_settled(system)
         await system.actor(Free, "outside").run("not in it")
 
         assert (await workflow.spent()).model_calls == 3
@@ -503,8 +545,7 @@ async def test_what_a_run_tells_draws_on_it_and_what_its_handler_tells_beside_it
         await twice
         while len(model.paid) < 7:
             await asyncio.sleep(1)
-        await model.wait_idle()
-        await asyncio.sleep(1)
+        await all_settled(system)
 
         assert micros((await delegated.status()).usd) == 4 * 5_500  # its own two calls, the asked and the told one
         assert micros((await twice.status()).usd) == 2 * 5_500  # of two runs of one turn
@@ -586,6 +627,39 @@ async def test_compaction_is_booked_and_held_like_any_call(tmp_path: Path) -> No
         assert micros((await job.status()).usd) == sum(
             each.input_tokens * PRICE_IN + each.output_tokens * PRICE_OUT for each in model.paid[3:]
         )
+
+
+async def test_a_summary_that_a_budget_does_not_allow_holds_the_run(tmp_path: Path) -> None:
+    go = asyncio.Event()
+    told: list[str] = []
+
+    async def answers(request: FakeRequest) -> Any:
+        told.append(text_of(request.messages[-1]))
+        if told[-1] == "What?" and told.count("What?") <= 2:
+            await go.wait()
+            return fails(400, message="prompt is too long: 210000 tokens > 200000 maximum")
+        return says("an answer")
+
+    async with (
+        FakeAnthropic(answers) as model,
+        System(tmp_path / "a.db", [Free], endpoints=[model.endpoint()]) as system,
+    ):
+        for number in range(3):
+            await system.actor(Free, "f").run(f"question {number}")
+        workflow = system.workflow("w", budget=Budget(model_calls=2))
+        job = await workflow.actor(Free, "f").run.submit("What?")
+        await model.wait_calls(4)
+        assert await workflow.actor(Free, "g").run("one") == "an answer"
+        waits = await workflow.actor(Free, "h").run.submit("two")
+        await asyncio.sleep(1)
+
+        go.set()  # The call that waits takes the place of the one that was too long.
+
+        assert await waits == "an answer"
+        with pytest.raises(ActorSuspended, match="2 model calls of 2 model calls are spent"):
+            await job
+        await workflow.raise_budget(model_calls=10)
+        assert await job == "an answer"
 
 
 async def test_ledgers_go_on_after_a_restart_and_no_call_is_paid_twice(tmp_path: Path) -> None:
@@ -678,8 +752,7 @@ async def test_what_is_kept_of_a_run_goes_with_its_outcome(tmp_path: Path) -> No
         running = await system.actor(Free, "h").run.submit("What?")
         await model.wait_calls(3)
         await running.cancel()
-        while await records(system, "reservation"):
-            await asyncio.sleep(0.1)
+        await all_settled(system)
 
         ledgers = await system.store.records("ledger", None, "", 9)
 
@@ -707,7 +780,23 @@ async def test_a_ledger_that_does_not_decode_holds_its_run(tmp_path: Path) -> No
     assert len(model.paid) == 1
 
 
-async def test_budgets_of_an_edited_class_count_unless_a_person_raised_them(tmp_path: Path) -> None:
+async def test_limits_that_a_person_has_raised_stay_raised_in_later_lives(tmp_path: Path) -> None:
+    async with FakeAnthropic(used(calls(search, "a"), output_tokens=900)) as model:
+        async with System(tmp_path / "a.db", [Frugal], endpoints=[model.endpoint()]) as system:
+            job = await system.actor(Frugal, "f").run.submit("What?")
+            with pytest.raises(ActorSuspended, match=r"of \$0\.0200 are spent"):
+                await job
+            await job.raise_budget(usd=0.021)
+            with pytest.raises(ActorSuspended, match=r"of \$0\.0210 are spent"):
+                await job
+        async with System(tmp_path / "a.db", [Frugal], endpoints=[model.endpoint()]) as system:
+            await system.resume(system.actor(Frugal, "f"))
+
+            with pytest.raises(ActorSuspended, match=r"of \$0\.0210 are spent"):
+                await system.job(job.id)
+
+
+async def test_budgets_of_an_edited_class_count(tmp_path: Path) -> None:
     def held_one(usd: float) -> type[Agent[str]]:
         class Edited(Free, kind="edited"):
             budget = Budget(usd=usd)

@@ -82,6 +82,27 @@ async def test_a_call_keeps_its_place_when_it_is_held_up_by_one_ledger_after_the
         assert (await later).amount == calls(3)
 
 
+async def test_a_later_call_does_not_overtake_one_that_came_to_the_same_ledger_after_it(tmp_path: Path) -> None:
+    async with System(tmp_path / "a.db") as system:
+        reserve, settle = system.ledgers.reserve, system.ledgers.settle
+        outer, one, two = await kept(system, "outer", 10), await kept(system, "one", 5), await kept(system, "two", 2)
+        in_one, in_two = await reserve([one], calls(5)), await reserve([two], calls(2))
+        first = asyncio.create_task(reserve([outer, one], calls(5)))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(reserve([outer, two], calls(1)))
+        await asyncio.sleep(0)
+        around = await reserve([outer], calls(8))
+
+        settle(in_one, NOTHING)  # The first one waits in the outer ledger from now on, for more room than there is.
+        settle(in_two, NOTHING)
+        await asyncio.sleep(1)
+
+        assert not second.done()
+        settle(around, NOTHING)
+        assert (await first).amount == calls(5)
+        assert (await second).amount == calls(1)
+
+
 async def test_a_call_that_waits_is_refused_when_what_is_spent_leaves_no_room(tmp_path: Path) -> None:
     async with System(tmp_path / "a.db") as system:
         ledger = await kept(system, "w", 10)

@@ -23,6 +23,7 @@ from understudy.errors import InvalidArguments, LimitExceeded
 from understudy.trace.tree import Trace
 
 if TYPE_CHECKING:
+    from understudy.actors.kinds import ActorType
     from understudy.actors.system import System
 
 A = TypeVar("A", bound=Actor[Any, Any])
@@ -88,8 +89,8 @@ class Workflow:
 
         So does all that it causes. An address that was stored, or sent in a message, is that of the actor only.
         """
-        target = cast(Ref, self._system.actor(cls, id))._target
-        return cast(A, Ref(_WorkflowTarget(self, target.system, target.type, target.id)))  # type: ignore[attr-defined]
+        target = cast(ActorTarget, cast(Ref, self._system.actor(cls, id))._target)
+        return cast(A, Ref(_WorkflowTarget(self, target.system, target.type, target.id)))
 
     async def trace(self) -> Trace:
         """Return the trees of everything that was sent through it so far. Raises `NotFound` when there is nothing."""
@@ -207,7 +208,7 @@ class _WorkflowTarget(ActorTarget):
 
     __slots__ = ("workflow",)
 
-    def __init__(self, workflow: Workflow, system: Any, type: Any, id: str) -> None:
+    def __init__(self, workflow: Workflow, system: System, type: ActorType, id: str) -> None:
         super().__init__(system, type, id)
         self.workflow = workflow
 

@@ -38,8 +38,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         ]
         if wrong:
             raise InvalidDefinition(f"limits of a Budget are more than 0, or None; got {', '.join(wrong)}.")
-        part: object = self.warn_at
-        if part is None or not _is_amount(part) or self.warn_at > 1:
+        if not _is_part(self.warn_at):
             raise InvalidDefinition(f"Budget(warn_at={self.warn_at!r}): expected a part of the limit, as 0.8.")
 
 
@@ -47,3 +46,7 @@ def _is_amount(value: object) -> bool:
     if value is None:
         return True
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _is_part(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1

@@ -157,9 +157,12 @@ def remembered(journal: Journal) -> list[ChatMessage]:
     return entries
 
 
-def unanswered(entries: Iterable[JournalEntry]) -> tuple[tuple[int, int], ModelAnswer] | None:
-    """Return the newest answer of a message's runs, with the numbers of run and call, while a tool call lacks its result."""
-    newest: tuple[tuple[int, int], bytes] | None = None
+def unanswered(entries: Iterable[JournalEntry]) -> tuple[tuple[int, int], str, ModelAnswer] | None:
+    """Return the newest answer of a message's runs while a tool call of it lacks its result.
+
+    With the numbers of its run and call before it, and the text of the paused answers that it goes on with.
+    """
+    answers: dict[tuple[int, int], bytes] = {}
     results: set[str] = set()
     for entry in entries:
         name, _, rest = entry.key.partition(b"\0")
@@ -169,22 +172,27 @@ def unanswered(entries: Iterable[JournalEntry]) -> tuple[tuple[int, int], ModelA
             match = bytes.fromhex(rest.rpartition(b"#")[0].decode()).decode()
             if name == RESULT.encode():
                 results.add(match)
-                continue
-            of_run, _, index = match.rpartition(".")
-            numbers = (int(of_run or 0), int(index))
+            else:
+                of_run, _, index = match.rpartition(".")
+                answers[int(of_run or 0), int(index)] = entry.outcome.value
         except ValueError:
             continue  # A step of the user's.
-        if newest is None or numbers > newest[0]:
-            newest = numbers, entry.outcome.value
-    if newest is None:
+    if not answers:
         return None
+    run, number = max(answers)
     try:
-        answer = _answer(newest[1])
-    except msgspec.MsgspecError:
+        newest = _answer(answers[run, number])
+        if newest.stop_reason != "tool_use" or all(call.id in results for call in newest.tool_calls):
+            return None
+        before = ""
+        for earlier in range(number - 1, -1, -1):
+            paused = _answer(answers[run, earlier])
+            if paused.stop_reason != "pause_turn":
+                break
+            before = paused.text + before
+    except (KeyError, msgspec.MsgspecError):
         return None  # The turn itself finds that out.
-    if answer.stop_reason != "tool_use" or all(call.id in results for call in answer.tool_calls):
-        return None
-    return newest[0], answer
+    return (run, number), before, newest
 
 
 def _told(call_id: str, outcome: Outcome) -> ToolResult:

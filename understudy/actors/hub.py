@@ -96,20 +96,27 @@ class Hub:
 
     # --- what is told ----------------------------------------------------------------------------------------------
 
-    def begin(self, call: Call, *, redelivered: bool) -> int:
-        """Return the number of an attempt of a model call that begins: what was written before is taken back, or counts."""
+    def begin(self, call: Call, before: str, *, redelivered: bool) -> int:
+        """Return the number of an attempt of a model call that begins: what was written before is taken back, or counts.
+
+        *before* is the text of paused answers that this one goes on with; told if nothing was streamed from here.
+        """
         if not self._doubt:
             self._sure = self._length
         elif self._length > self._sure:
             self._take_back(self._doubt)
         if self._closed:
             self._clear()
-        if self._call is None and redelivered:
-            # Nobody knows what was shown before, in another life perhaps: it does not count.
-            self._prefix = Restarted(_AGAIN)
-            self._tell(self._prefix)
-        self._call, self._doubt = call, BROKEN_OFF
         self._attempt += 1
+        if self._call is None:
+            if redelivered:
+                # Nobody knows what was shown before, in another life perhaps: it does not count.
+                self._prefix = Restarted(_AGAIN)
+                self._tell(self._prefix)
+            if before:
+                self.write(self._attempt, before)
+                self._sure = self._length
+        self._call, self._doubt = call, BROKEN_OFF
         return self._attempt
 
     def _take_back(self, reason: str) -> None:
@@ -155,10 +162,10 @@ class Hub:
         if call == self._call:
             self._doubt = doubt
 
-    def tell_calls(self, call: Call, answer: ModelAnswer) -> None:
+    def tell_calls(self, call: Call, before: str, answer: ModelAnswer) -> None:
         """Tell the tool calls of an answer, and its text if that was not shown from here."""
         if call != self._call:
-            attempt = self.begin(call, redelivered=False)  # It was journaled before: nothing of it is in doubt.
+            attempt = self.begin(call, before, redelivered=False)  # It was journaled before: nothing of it is in doubt.
             if answer.text:
                 self.write(attempt, answer.text)
         self._doubt = ""
@@ -178,11 +185,11 @@ class Hub:
         """Whether nothing was streamed from here, nor is about to be."""
         return self._call is None and self.called is None
 
-    def recall(self, call: Call, answer: ModelAnswer) -> None:
+    def recall(self, call: Call, before: str, answer: ModelAnswer) -> None:
         """Tell a stored answer whose tools have not all answered, unless its run has begun to stream meanwhile."""
         if self.is_blank:
             self.called = call
-            self.tell_calls(call, answer)
+            self.tell_calls(call, before, answer)
 
     def finish(self) -> None:
         """Tell that the job has ended, and forget what was streamed."""

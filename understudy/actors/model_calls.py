@@ -85,7 +85,7 @@ class ModelCalls:
         spec.input = lambda: call
         with contextlib.closing(paid):
             answer = await self._perform(spec, key, call.slot)
-        self.stream.answered(number)
+        self.stream.answered(number, answer)
         return answer
 
     async def mend(self, number: int, answer: ModelAnswer, error: MalformedOutput | ContextOverflow) -> None:

@@ -57,7 +57,9 @@ class JobStream(Stream[StreamEvent]):
                 await self._system.streams.recall(hub)
                 for approval in await self._system.streams.approvals(self._no):
                     self.hear_approval(approval)
-        except BaseException:
+        except BaseException as error:
+            if self._over and isinstance(error, Exception):
+                return  # Its end was told meanwhile, with the reason: the store may be closed, for one.
             hub.listeners.discard(self)
             self._hub, self._over = None, False  # A wait that was cancelled can be begun again.
             self._approvals.clear()
@@ -89,6 +91,7 @@ class RunStream:
         self._run = run
         self._hub = hub
         self._call: Call = (run, -1)  # the newest one
+        self._before = ""  # text of the paused answers before the next one
         self.redelivered = False  # the run was begun before
 
     def begin(self, number: int) -> Writer | None:
@@ -97,7 +100,7 @@ class RunStream:
         if hub is None:
             return None
         self._call = (self._run, number)
-        return Writer(hub, hub.begin(self._call, redelivered=self.redelivered))
+        return Writer(hub, hub.begin(self._call, self._before, redelivered=self.redelivered))
 
     def wrote(self, writer: Writer | None, answer: ModelAnswer) -> None:
         """Note that the attempt has its whole answer."""
@@ -115,11 +118,14 @@ class RunStream:
             reason = f"{BROKEN_OFF} ({ended})" if ended else BROKEN_OFF
         writer.hub.broke(writer.attempt, reason)
 
-    def answered(self, number: int) -> None:
+    def answered(self, number: int, answer: ModelAnswer) -> None:
         """Note that model call *number* has its answer, now or in an earlier life."""
+        if self._hub is None:
+            return
         self._call = (self._run, number)
-        if self._hub is not None:
-            self._hub.answered(self._call, "")
+        self._hub.answered(self._call, "")
+        if answer.stop_reason == "pause_turn":
+            self._before += answer.text
 
     def unusable(self, error: Exception) -> None:
         """Note that the newest answer cannot be used."""
@@ -133,8 +139,12 @@ class RunStream:
             return
         hub.called = self._call
         batch = self._turn.activation.system.committer.touch()
-        batch.after.append(partial(hub.tell_calls, self._call, answer))
+        batch.after.append(partial(hub.tell_calls, self._call, self._before, answer))
         batch.work += 1
+
+    def used(self) -> None:
+        """Note that the tools have answered: another text begins."""
+        self._before = ""
 
     def close(self) -> None:
         """Let go of the stream: the run is over, and may be remembered for long."""
@@ -237,7 +247,7 @@ class Streams:
         for hub in list(self._listened):
             if hub.actor == actor:
                 batch = self._system.committer.touch()
-                batch.after.append(partial(hub.end, error))
+                batch.after.append(partial(_end_all, list(hub.listeners), error))  # Not those who come after a resume.
                 batch.work += 1
 
     def refuse_all(self, error: BaseException) -> None:
@@ -245,6 +255,11 @@ class Streams:
         for hub in list(self._listened):
             if self._system.failure is not None or not self._system.jobs.has_ended(hub.no):
                 hub.end(error)
+
+
+def _end_all(listeners: list[JobStream], error: Exception) -> None:
+    for listener in listeners:
+        listener.end(error)
 
 
 def _as_it_is(event: StreamEvent) -> StreamEvent:

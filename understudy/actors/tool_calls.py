@@ -81,6 +81,7 @@ class ToolCalls:
                 task.cancel()  # Only those that one beside them has ended.
             await asyncio.wait(tasks)  # None outlives the run: what follows may be the handler's own next step.
         self._conversation.close()
+        self._models.stream.used()
         self._requests.close_results()
 
     async def _settle(self, answer: ModelAnswer, call: ToolCall, offered: bool) -> None:  # noqa: FBT001

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -19,6 +20,7 @@ from understudy import (
     Actor,
     ActorSuspended,
     Agent,
+    Backoff,
     Endpoint,
     EndpointUnavailable,
     HandlerFailed,
@@ -28,6 +30,7 @@ from understudy import (
     Limits,
     ModelRequest,
     NotFound,
+    Overloaded,
     Policy,
     RateLimited,
     RequestRejected,
@@ -43,7 +46,19 @@ from understudy import (
 from understudy.actors.stream import Stream
 from understudy.endpoint.model import ModelAnswer, Text, ToolCall, Usage
 from understudy.events import ApprovalRequested, Finished, Restarted, StreamEvent, TextDelta, ToolCalled
-from understudy.testing import Answer, FakeAnthropic, FaultyStore, calls, drops, fails, holds, says, stops, together
+from understudy.testing import (
+    Answer,
+    FakeAnthropic,
+    FakeRequest,
+    FaultyStore,
+    calls,
+    drops,
+    fails,
+    holds,
+    says,
+    stops,
+    together,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -390,6 +405,86 @@ async def test_calls_are_told_after_the_commit_that_covers_them(tmp_path: Path) 
 
     assert told(ear.events) == [STORY]
     assert outside.did == []
+
+
+def as_shown(events: list[StreamEvent]) -> list[str]:
+    """What a page shows in the end that does as it is told: texts, and the tools between them."""
+    shown: list[str] = []
+    draft = ""
+    for event in events:
+        match event:
+            case TextDelta(text=text):
+                draft += text
+            case Restarted():
+                draft = ""
+            case _:
+                shown += [draft] if draft else []
+                shown.append(event.tool if isinstance(event, ToolCalled) else "end")
+                draft = ""
+    return shown
+
+
+async def test_whoever_comes_whenever_sees_the_rest_whatever_fails(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    failures: list[list[Answer]] = []  # before each answer of the run
+    answers: list[Answer] = []
+    shown: list[str] = []  # what counts
+    before = ""  # text of paused answers
+    for number in range(20):
+        text = f"{number} says {'something ' * chance.randrange(1, 9)}"
+        failures.append(
+            [
+                chance.choice([fails(529), drops(chance.randrange(0, 1_500), answer=says(text * 2))])
+                for _ in range(chance.randrange(3))
+            ]
+        )
+        what = chance.choice(["pause", "call", "calls", "text and calls"])
+        if what == "pause":
+            answers.append(stops("pause_turn", says(text)))
+            before += text
+            continue
+        used = [calls(look, f"{number}.{each}") for each in range(1 if what == "call" else 2)]
+        said = text if what == "text and calls" else ""
+        answers.append(together(*([says(said)] if said else []), *used))
+        shown += [before + said] if before + said else []
+        shown += ["look"] * len(used)
+        before = ""
+    failures.append([])
+    answers.append(says(STORY))
+    shown += [before + STORY, "end"]
+
+    async def slowly(request: FakeRequest) -> Answer:
+        await asyncio.sleep(chance.random())
+        number = sum(message["role"] == "assistant" for message in request.messages)
+        return failures[number].pop() if failures[number] else answers[number]
+
+    class Patient(Teller, kind="patient"):
+        call_policy = Policy(on((Overloaded, EndpointUnavailable), retry(times=100, backoff=Backoff(0.5, max_s=2.0))))
+
+    id = ""
+    ended = 0
+    async with FakeAnthropic(slowly, split_seed=seed) as model:
+        for life in range(6):
+            ears: list[Ear] = []
+            async with open_at(tmp_path, World(), model, Patient) as system:
+                if not id:
+                    id = (await system.actor(Patient, "p").run.submit("Tell")).id
+                job = system.job(id, Patient.run)
+                for _ in range(6):
+                    ears.append(Ear(job))
+                    await asyncio.sleep(chance.random())
+                if life == 5:
+                    assert await job == STORY
+            await asyncio.wait([ear.task for ear in ears])
+            for ear in ears:
+                seen = as_shown(ear.events)
+                if isinstance(ear.task.exception(), SystemClosed):
+                    assert any(seen == shown[at : at + len(seen)] for at in range(len(shown)))
+                else:
+                    assert ear.task.exception() is None
+                    assert seen == shown[-len(seen) :]
+                    ended += 1
+    assert ended
 
 
 # --- when nothing comes ---------------------------------------------------------------------------------------------------

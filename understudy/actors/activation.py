@@ -577,7 +577,7 @@ class Activation:
             and not self.releasing
             and not self.door.held
             and not self.door.arriving
-            and not self.keys
+            and (not self.keys or self.status == "waiting")  # Its mail is on disk, and each key with it.
             and not self.key_holds
             and self.finished_in <= self.system.committer.durable
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from understudy.actors.approval import Approval
+from understudy.actors.failures import to_error
 from understudy.actors.outside import Wait, record_id
 from understudy.codec import encode
 from understudy.errors import AlreadyDecided, InvalidDefinition, NotFound
@@ -100,7 +101,9 @@ async def ask(turn: Turn, tool: str, arguments: Mapping[str, Any], match: bytes)
     slot = await turn.claim(step_name(tool), match)
     waits = turn.activation.system.waits
     outcome = await waits.wait(turn, slot, name="approval", kind="approval", tool=tool, arguments=encode(arguments))
-    assert outcome.value is not None
+    if outcome.value is None:
+        assert outcome.failure is not None
+        raise to_error(outcome.failure, step_name(tool))  # Its row is damaged: nobody knows what was decided.
     decision: Decision = turn.decode_stored(
         msgspec.msgpack.Decoder(Decision).decode, outcome.value, f"the approval of tool {tool}"
     )

@@ -198,17 +198,24 @@ class Waits:
 
     async def expire(self, message: int, no: int) -> None:
         """End a wait whose time is over, if it is open still."""
+        id = record_id(no)
+        wait = await self.find(id)
+        if wait is None:
+            return
         try:
             activation, envelope, journal = await self._reach(message)
         except NotFound:
             return
-        id = record_id(no)
         slot = next((each for each in journal.slots.values() if each.wait == id and each.is_open()), None)
         if slot is None:
             return
-        name = slot.key.partition(b"\0")[0].decode().partition(" ")[2]
-        failure = Failure("own", "StepTimeout", f"nobody delivered {name!r} within timeout_s of external().")
-        self._settle(activation, envelope, journal, slot, Outcome(failure=failure), name, "timed out")
+        failure = Failure(
+            "own",
+            "StepTimeout",
+            f"nobody delivered {wait.name!r} within timeout_s={wait.timeout_s}.",
+            arguments=encode({"timeout_s": wait.timeout_s}),
+        )
+        self._settle(activation, envelope, journal, slot, Outcome(failure=failure), wait.name, "timed out")
 
     def _settle(
         self,
@@ -269,7 +276,7 @@ class Waits:
         """Return the message as it is in memory, and its journal; None when it has moved on meanwhile."""
         system = self._system
         no = pending.no
-        if was_begun(pending) and no not in system.journals:
+        if was_begun(pending):  # Also when its journal is in memory: somebody may be reading it back just now.
             await system.recovery.read_journal(pending)
         envelope = next((each for each in activation.inbox or () if each.no == no), None) or system.timers.pending(no)
         if envelope is None and no not in system.turns:

@@ -360,6 +360,8 @@ class Journal:
     def _could_be_mine(self, slot: Slot, lineage: Lineage | None, guess: bool) -> bool:  # noqa: FBT001
         # Steps were added or removed before this one, or it belongs to another branch. The nearest step before it
         # that this attempt has made too tells whose it is.
+        if slot.wait is not None and lineage is not None and lineage.holds(slot.key):
+            return True  # The branch gave up waiting for it, and waits again.
         key = slot.after
         while key is not None:
             before = self.slots.get(key)

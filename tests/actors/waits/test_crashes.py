@@ -103,13 +103,14 @@ async def workload(world: World) -> dict[str, Any]:
     )
     async with system:
         job = await system.actor(Order, "a").place.options(key="one").submit("o")
-        while (await job.status()).state not in ("done", "failed"):
-            await asyncio.sleep(30)  # Whatever waits is parked and has left memory.
+        while (status := await job.status()).state not in ("done", "failed"):
+            await asyncio.sleep(30)  # Whatever waits is parked and has left memory, who asks for its status included.
             for approval in await system.approvals():
                 world.note("asked", approval.id, approval.tool, approval.arguments)
                 await decided(approval.approve)
-            if (await job.status()).reason == "external paid":
+            if status.reason == "external paid":
                 await decided(lambda: system.deliver(job.id, "paid", 7))
+            await asyncio.sleep(30)
         await system.committer.wait_durable()
         return {
             "reply": await job,

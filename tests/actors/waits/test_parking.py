@@ -28,6 +28,7 @@ from understudy import (
     HandlerFailed,
     InvalidArguments,
     JobCancelled,
+    KeyConflict,
     Limits,
     StepTimeout,
     Supervisor,
@@ -198,6 +199,47 @@ async def test_mail_behind_a_parked_message_is_kept_in_order(tmp_path: Path) -> 
         await system.deliver(job.id, "paid", Payment(1))
 
         assert await asked == ["o1", *[f"n{number}" for number in range(10)], "late", "last"]
+
+
+async def test_mail_that_came_to_a_parked_actor_is_there_when_it_has_left_and_come_back(tmp_path: Path) -> None:
+    outside = World()
+
+    async with open_at(tmp_path, outside) as system:
+        order = system.actor(Order, "a")
+        job = await order.place.submit("o1")
+        await order.note.options(delay_s=500).tell("timer")
+        await until_gone()
+        await asyncio.sleep(400)
+        activation = await system._entered(order)
+        sent = asyncio.ensure_future(order.note.tell("just now"))
+        await asyncio.sleep(0)
+        assert activation.depth == 3
+        assert not activation.may_leave()  # What it got is on its way to the disk.
+        await sent
+        assert activation.may_leave()
+        system.population.passivate(activation)
+        await system.deliver(job.id, "paid", Payment(1))
+
+        assert await order.note("last") == ["o1", "timer", "just now", "last"]
+
+
+async def test_key_of_a_parked_message_is_known_when_its_actor_has_left_memory(tmp_path: Path) -> None:
+    outside = World()
+
+    async with open_at(tmp_path, outside) as system:
+        place = system.actor(Order, "a").place.options(key="k")
+        job = await place.submit("o1")
+        await until_gone()
+        gone = in_memory(system)
+        again = await place.submit("o1")
+        with pytest.raises(KeyConflict):
+            await place.submit("o2")
+        await system.deliver(job.id, "paid", Payment(1))
+
+        assert gone == []
+        assert again.id == job.id
+        assert await again == 1
+    assert outside.did == ["bill o1", "ship o1"]
 
 
 async def test_turn_is_not_parked_while_a_step_of_it_runs(tmp_path: Path) -> None:

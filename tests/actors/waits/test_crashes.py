@@ -24,7 +24,7 @@ from understudy import (
     step,
     tool,
 )
-from understudy.endpoint.model import ModelAnswer, ModelRequest, Text, ToolCall, ToolResult, Usage
+from understudy.endpoint.model import Allowance, ModelAnswer, ModelRequest, Text, ToolCall, ToolResult, Usage
 from understudy.testing.crash import World, crash_at_every_point
 
 pytestmark = pytest.mark.watchdog(240)
@@ -73,7 +73,13 @@ class Scripted:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def call(self, request: ModelRequest, *, on_text: Callable[[str], None] | None = None) -> ModelAnswer:
+    async def call(
+        self,
+        request: ModelRequest,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        on_allowance: Callable[[Allowance], None] | None = None,
+    ) -> ModelAnswer:
         results = [block for block in request.messages[-1].content if isinstance(block, ToolResult)]
         await asyncio.sleep(0.05)
         usage = Usage(input_tokens=10, output_tokens=10)

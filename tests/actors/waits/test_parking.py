@@ -61,13 +61,13 @@ async def test_waiting_turn_leaves_memory_and_its_actor_says_why(tmp_path: Path)
     async with open_at(tmp_path, outside) as system:
         job = await system.actor(Order, "a").place.submit("o1")
         await until_parked()
-        info = next(each async for each in system.actors())
+        info = [each async for each in system.actors()][0]  # noqa: RUF015 - an asynchronous generator
         turns = dict(system.turns)
         await until_gone()
         gone, journals = in_memory(system), dict(system.journals)
         await system.deliver(job.id, "paid", Payment(5))
         paid = await job
-        after = next(each async for each in system.actors())
+        after = [each async for each in system.actors()][0]  # noqa: RUF015 - an asynchronous generator
 
     assert (info.status, info.reason, info.waiting) == ("waiting", "external paid", 1)
     assert turns == {}

@@ -90,7 +90,7 @@ class Load:
         output = self.dice.randrange(20, 300)
         loop = asyncio.get_running_loop()
         self.used.append((loop.time() - self.began, 1, input_tokens(request.body), 0))
-        await asyncio.sleep(self.dice.uniform(1.0, 20.0))
+        await asyncio.sleep(self.dice.randrange(1, 21))  # Whole seconds: fewer instants for the clock to stop at.
         self.used.append((loop.time() - self.began, 0, 0, output))  # Counted by the service when it is written.
         return says("x").used(output_tokens=output)
 

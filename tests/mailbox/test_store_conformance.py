@@ -393,6 +393,27 @@ async def test_held_actors_are_listed_by_number_of_one_status_or_both(writer: Wr
     assert await held("active", 0, 9) == []
 
 
+async def test_only_a_waiting_actor_is_woken_and_only_then_its_mail_is_found(writer: Writer) -> None:
+    await writer.write(
+        actors={no: ("account", str(no)) for no in range(1, 5)},
+        statuses={1: ("waiting", "external paid"), 2: ("suspended", "budget"), 3: ("waiting", "external paid")},
+        envelopes={each.no: each for each in (message(5, 1), message(6, 2), message(7, 3), message(8, 4))},
+    )
+    before = await writer.store.waiting(0, 9)
+
+    await writer.write(woken=[1, 2, 4])
+
+    assert before == [4]
+    assert await writer.store.waiting(0, 9) == [1, 4]
+    rows = await writer.store.actors(None, 0, 9)
+    assert [(row.status, row.reason) for row in rows] == [
+        ("active", ""),
+        ("suspended", "budget"),
+        ("waiting", "external paid"),
+        ("active", ""),
+    ]
+
+
 async def test_newest_picture_of_the_tree_counts(writer: Writer) -> None:
     assert await writer.store.picture() is None
     await writer.write(picture=b"first")

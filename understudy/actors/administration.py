@@ -31,7 +31,7 @@ class ActorInfo(msgspec.Struct, frozen=True):
 
     kind: str
     id: str
-    status: str  # "active", "suspended" or "stopped"
+    status: str  # "active", "waiting", "suspended" or "stopped"
     reason: str  # why it is not active
     waiting: int  # messages in its mailbox, delayed ones included
     oldest_at: float | None  # wall time at which the oldest of them was sent

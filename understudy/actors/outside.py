@@ -87,6 +87,10 @@ class Waits:
             return slot.outcome
         if slot.wait is None:
             self._begin(turn, slot, name, kind, tool, arguments, timeout_s)
+        if turn.envelope.started != -1:
+            # It waits: a crash meanwhile is not charged to it, and its journal is read back.
+            turn.envelope.started = -1
+            self._system.committer.touch().note_progress(turn.envelope)
         id = slot.wait
         assert id is not None
         what = f"approval {self.public_id(id)} of tool {tool}" if kind == "approval" else f"external {name}"
@@ -133,9 +137,6 @@ class Waits:
             until=until,
         )
         batch.put(Record(KIND, id, encode(wait), record_id(turn.no)))
-        if envelope.started != -1:  # It waits: a crash meanwhile is not charged to it, and its journal is read back.
-            envelope.started = -1
-            batch.note_progress(envelope)
         if until is not None:
             system.alarms.set(no, until, turn.no)
         turn.emit(WaitBegan, wait=self.public_id(id), name=name, tool=tool)

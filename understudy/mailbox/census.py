@@ -57,7 +57,7 @@ class KindCount(msgspec.Struct):
     stored: int = 0
     suspended: int = 0
     stopped: int = 0
-    mailed: int = 0  # active ones that have mail now
+    mailed: int = 0  # those of the others that have mail now
     mail: int = 0
     later: int = 0
     oldest_at: float | None = None
@@ -142,7 +142,7 @@ class _Counting:
             count.later += later
             if first is not None:
                 self._first_of[kind] = min(first, self._first_of.get(kind, first))
-            if status != "active" or first is None:
+            if status not in ("active", "waiting") or first is None:
                 continue
             count.mailed += 1
             heap = heaps.setdefault(kind, [])

@@ -76,7 +76,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     kind: str
     id: str
-    status: str  # "active", "suspended" or "stopped"
+    status: str  # "active", "waiting", "suspended" or "stopped"
     reason: str
 
     @property

@@ -52,7 +52,7 @@ class Leaf(Actor, kind="leaf"):
     async def go(self, name: str) -> list[str]:
         world().seen[name] = self.turn.id
         branches = [tried(f"{name} a"), tried(f"{name} b"), external("word", str)]
-        return [*list(await asyncio.gather(*branches)), await tried(f"{name} c")]
+        return [*await asyncio.gather(*branches), await tried(f"{name} c")]
 
 
 class Middle(Actor, kind="middle"):

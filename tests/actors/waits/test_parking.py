@@ -61,13 +61,13 @@ async def test_waiting_turn_leaves_memory_and_its_actor_says_why(tmp_path: Path)
     async with open_at(tmp_path, outside) as system:
         job = await system.actor(Order, "a").place.submit("o1")
         await until_parked()
-        info = [each async for each in system.actors()][0]  # noqa: RUF015 - an asynchronous generator
+        info = await anext(aiter(system.actors()))
         turns = dict(system.turns)
         await until_gone()
         gone, journals = in_memory(system), dict(system.journals)
         await system.deliver(job.id, "paid", Payment(5))
         paid = await job
-        after = [each async for each in system.actors()][0]  # noqa: RUF015 - an asynchronous generator
+        after = await anext(aiter(system.actors()))
 
     assert (info.status, info.reason, info.waiting) == ("waiting", "external paid", 1)
     assert turns == {}
@@ -297,7 +297,8 @@ async def test_asker_that_does_something_beside_is_parked_when_that_has_ended(tm
         assert await job == 3
 
 
-async def test_parked_turn_takes_no_attempt_and_no_crash(tmp_path: Path) -> None:
+@pytest.mark.parametrize("life_s", [1.0, 61.0])
+async def test_turn_that_waits_takes_no_attempt_and_no_crash(tmp_path: Path, life_s: float) -> None:
     class Counting(Actor, kind="counting"):
         @handler
         async def go(self) -> int:
@@ -311,7 +312,7 @@ async def test_parked_turn_takes_no_attempt_and_no_crash(tmp_path: Path) -> None
         async with dying(open_at(tmp_path, outside, Counting)) as system:
             if not outside.seen:
                 job = await system.actor(Counting, "a").go.submit()
-            await until_parked()
+            await asyncio.sleep(life_s)
     async with open_at(tmp_path, outside, Counting) as system:
         await system.deliver(job.id, "number", 1)
         assert await system.job(job.id) == 1

@@ -318,9 +318,8 @@ class Waits:
 
     async def restore(self, journal: Journal) -> None:
         """Let a journal that was read back know what its message waits for."""
-        for record in await self._system.store.records(KIND, record_id(journal.message), "", _PAGE):
-            wait = _decode_wait(record.body)
-            journal.expect_outside(wait.key, wait.after, record.id)
+        for id, wait in await self.of_message(journal.message):
+            journal.expect_outside(wait.key, wait.after, id)
 
     def public_id(self, id: str) -> str:
         """Return the name of a wait as people see it."""

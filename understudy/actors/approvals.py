@@ -52,6 +52,25 @@ class Decisions:
             if wait.kind == "approval" and correlation in (None, wait.correlation)
         ]
 
+    async def below(self, no: int, correlation: str) -> list[Approval]:
+        """Return those that wait for the message *no* of that tree, and for what it caused, oldest first."""
+        found: list[Approval] = []
+        async for id, wait in self._system.waits.open_waits():
+            if wait.kind == "approval" and wait.correlation == correlation and await self._is_below(wait.message, no):
+                found.append(self._handle(id, wait))
+        return found
+
+    async def _is_below(self, message: int, above: int) -> bool:
+        """Whether a message was sent by the turn of another one, directly or through others that have not ended."""
+        system = self._system
+        while message != above:
+            where = await system.store.message(message)
+            envelope = where.pending or (where.dead.envelope if where.dead is not None else None)
+            if envelope is None or envelope.head.sender is None:
+                return False
+            message = system.message_no(envelope.head.sender)
+        return True
+
     def handle(self, id: str) -> Approval:
         """Return the handle of one; nobody looks whether it is there."""
         self._system.waits.given_id(id)

@@ -280,12 +280,15 @@ class Jobs:
         return system.streams.listen(self._given(id))
 
     async def job_approvals(self, id: str) -> list[Approval]:
-        """Return the approvals that the job's tree of messages waits for."""
+        """Return the approvals that the job, and what it caused, wait for."""
         system = self._system
         system.check_usable()
-        self._given(id)
+        no = self._given(id)
         await system.committer.wait_durable()
-        return await system.decisions.pending(await self.correlation(id))
+        correlation = await self.correlation(id)
+        if correlation != id:  # It is not the root of its tree, which has others beside it: those of its workflow, say.
+            return await system.decisions.below(no, correlation)
+        return await system.decisions.pending(correlation)
 
     async def cancel_job(self, id: str) -> None:
         """Cancel a message that has not finished; returns once that is durable."""

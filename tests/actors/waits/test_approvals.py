@@ -327,6 +327,58 @@ async def test_approval_survives_restarts_under_the_same_id(tmp_path: Path, cras
     assert len(model.paid) == 2
 
 
+async def test_job_of_a_workflow_has_its_own_approvals_and_those_below_it_only(tmp_path: Path) -> None:
+    outside = World()
+    script = [calls(Support.run, "Refund o1"), calls(refund, "o1"), calls(refund, "o2")]
+
+    async with (
+        FakeAnthropic(*script) as model,
+        open_at(tmp_path, outside, Boss, Support, model=model) as system,
+    ):
+        workflow = system.workflow("w")
+        above = await workflow.actor(Boss, "b").run.submit("Refund o1")
+        (first,) = await pending(system)
+        beside = await workflow.actor(Support, "s").run.submit("Refund o2")
+        both = await pending(system, 2)
+        of_each = [[each.id for each in await job.approvals()] for job in (above, beside)]
+        await until_gone()
+        later = [[each.id for each in await job.approvals()] for job in (above, beside)]
+        gone = in_memory(system)
+        await workflow.cancel()
+        left = await system.approvals()
+        ends = [(await job.status()).state for job in (above, beside)]
+
+    second = next(each for each in both if each.id != first.id)
+    assert of_each == later == [[first.id], [second.id]]
+    assert gone == []
+    assert left == []
+    assert ends == ["cancelled", "cancelled"]
+    assert outside.did == []
+
+
+async def test_more_waits_than_are_read_at_a_time_keep_their_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.actors.outside._PAGE", 2)
+    outside = World()
+    asked = [calls(refund, f"o{number}") for number in range(5)]
+
+    async with FakeAnthropic(together(*asked), says("done")) as model:
+        async with open_at(tmp_path, outside, Support, model=model) as system:
+            job = await system.actor(Support, "s").run.submit("Refund all")
+            before = [each.id for each in await pending(system, 5)]
+            await until_gone()
+        async with open_at(tmp_path, outside, Support, model=model) as system:
+            for id in before:
+                await system.approval(id).approve()
+            said = await system.job(job.id, Support.run)
+            left = await system.approvals()
+
+    assert said == "done"
+    assert left == []
+    assert sorted(outside.did) == [f"refund o{number} 100" for number in range(5)]
+
+
 async def test_agent_that_asks_an_agent_is_parked_with_it_and_goes_on_with_it(tmp_path: Path) -> None:
     outside = World()
 

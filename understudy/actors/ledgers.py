@@ -188,22 +188,37 @@ class Ledgers:
         """Return the time that counts: of a workflow since it was opened, of a run that in which it ran."""
         if ledger.is_workflow:
             return max(0.0, self._system.wall() - ledger.state.opened_at)
-        running = self._system.loop.time() - ledger.active_since if ledger.runs else 0.0
-        return ledger.state.elapsed_s + running
+        if not ledger.runs or ledger.paused:
+            return ledger.state.elapsed_s
+        return ledger.state.elapsed_s + self._system.loop.time() - ledger.active_since
+
+    def pause(self, message: int) -> None:
+        """Stop counting the time of the message's runs: its turn waits for the outside."""
+        for ledger in self._of_messages.get(message, ()):
+            ledger.state = msgspec.structs.replace(ledger.state, elapsed_s=self.elapsed_s(ledger))
+            ledger.paused = True
+
+    def go_on(self, message: int) -> None:
+        """Count it again."""
+        for ledger in self._of_messages.get(message, ()):
+            if ledger.paused:
+                ledger.paused = False
+                ledger.active_since = self._system.loop.time()
 
     @contextmanager
     def running(self, ledger: OpenLedger) -> Generator[None]:
         """Count the time of a run."""
         if not ledger.runs:
+            ledger.paused = False
             ledger.active_since = self._system.loop.time()
         ledger.runs += 1
         try:
             yield
         finally:
+            elapsed_s = self.elapsed_s(ledger)
             ledger.runs -= 1
             if not ledger.runs:
-                ran_s = self._system.loop.time() - ledger.active_since
-                ledger.state = msgspec.structs.replace(ledger.state, elapsed_s=ledger.state.elapsed_s + ran_s)
+                ledger.state = msgspec.structs.replace(ledger.state, elapsed_s=elapsed_s)
                 self._write(ledger)
 
     # --- calls -----------------------------------------------------------------------------------------------------

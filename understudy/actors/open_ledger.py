@@ -31,7 +31,7 @@ decode_reserved = msgspec.msgpack.Decoder(Reserved).decode
 class OpenLedger:
     """One ledger in memory."""
 
-    __slots__ = ("active_since", "expires_at", "id", "owner", "queue", "runs", "state", "users", "written_in")
+    __slots__ = ("active_since", "expires_at", "id", "owner", "paused", "queue", "runs", "state", "users", "written_in")
 
     def __init__(self, id: str, owner: str, state: Ledger, expires_at: float | None = None) -> None:
         self.id = id
@@ -41,6 +41,7 @@ class OpenLedger:
         self.queue: list[Waiting] = []  # calls that do not fit beside those under way, in order of arrival
         self.users = 0  # who keeps it in memory
         self.runs = 0  # runs under way: while there are any, the time of a run's ledger goes on
+        self.paused = False  # its turn waits for the outside: that time does not count
         self.active_since = 0.0
         self.written_in = 0  # the number of the newest batch with it
 

@@ -128,6 +128,11 @@ def end(turn: Turn) -> None:
 def _change(turn: Turn, rest: Rest, *, paused: bool) -> None:
     rest.paused = paused
     turn.activation.outside += 1 if paused else -1
+    ledgers = turn.activation.system.ledgers
+    if paused:
+        ledgers.pause(turn.no)
+    else:
+        ledgers.go_on(turn.no)
     limit = turn.limit
     if limit is not None and not limit.expired():
         now_s = turn.activation.system.loop.time()

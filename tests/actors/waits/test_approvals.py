@@ -16,6 +16,7 @@ from understudy import (
     Agent,
     AlreadyDecided,
     ApprovalRejected,
+    Budget,
     InvalidArguments,
     InvalidDefinition,
     JobCancelled,
@@ -377,6 +378,33 @@ async def test_more_waits_than_are_read_at_a_time_keep_their_ids(
     assert said == "done"
     assert left == []
     assert sorted(outside.did) == [f"refund o{number} 100" for number in range(5)]
+
+
+async def test_time_in_which_a_run_waits_for_a_person_is_none_of_its_budget(tmp_path: Path) -> None:
+    class Timed(Agent[str], kind="timed"):
+        model = "claude-sonnet-5-5"
+        tools = [refund]
+        budget = Budget(wall_s=20)
+
+    class Lead(Agent[str], kind="lead"):
+        model = "claude-sonnet-5-5"
+        tools = [Timed.run]
+        budget = Budget(wall_s=20)
+
+    script = [calls(Timed.run, "Refund o1"), calls(refund, "o1"), says("refunded"), says("done")]
+    async with (
+        FakeAnthropic(*script) as model,
+        open_at(tmp_path, World(), Lead, Timed, model=model) as system,
+    ):
+        job = await system.actor(Lead, "t").run.submit("Refund me")
+        (approval,) = await pending(system)
+        await asyncio.sleep(50)
+        in_memory_still = in_memory(system)
+        await approval.approve()
+
+        assert await job == "done"
+
+    assert any(each.startswith("timed/") for each in in_memory_still)
 
 
 async def test_agent_that_asks_an_agent_is_parked_with_it_and_goes_on_with_it(tmp_path: Path) -> None:

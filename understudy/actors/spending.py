@@ -124,11 +124,9 @@ class Spending:
         nearly = self._ledgers.settle(reservation, spent, unknown)
         self._ledgers.warn(nearly, self._turn.envelope)
 
-    def used(self, request: ModelRequest, answer: ModelAnswer, reservation: Reservation) -> tuple[Amount, Amount]:
-        """Return what an answered call has used, and the part that nobody told: all of it by a service that counts nothing."""
-        if not answer.usage.prompt_tokens:
-            return reservation.amount, reservation.amount
-        return charges.used(request.model, answer.usage, self._now()), NOTHING
+    def used(self, request: ModelRequest, answer: ModelAnswer) -> Amount:
+        """Return what an answered call has used."""
+        return charges.used(request.model, answer.usage, self._now())
 
     def used_by_failure(
         self, request: ModelRequest, failure: ModelFailure, reservation: Reservation
@@ -202,7 +200,7 @@ class PaidCall:
             raise
         finally:
             on_send.reset(token)
-        self._spending.settle(reservation, *self._spending.used(request, answer, reservation))
+        self._spending.settle(reservation, self._spending.used(request, answer))
         return answer
 
     def close(self) -> None:

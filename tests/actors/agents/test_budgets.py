@@ -314,20 +314,6 @@ async def test_a_failed_call_is_booked_as_far_as_it_may_have_been_paid(tmp_path:
         assert micros(spent.usd) <= known + 1_000 * PRICE_OUT + 10_000
 
 
-async def test_answer_of_a_service_that_counts_nothing_is_booked_whole(tmp_path: Path) -> None:
-    async with (
-        FakeAnthropic(says("free?").used(input_tokens=0, output_tokens=0)) as model,
-        System(tmp_path / "a.db", [Free], endpoints=[model.endpoint()]) as system,
-    ):
-        scope = system.workflow("w", budget=Budget(usd=1.0))
-        await scope.actor(Free, "a").run("What?")
-
-        spent = await scope.spent()
-
-    assert spent.usd
-    assert spent.unknown_usd == spent.usd
-
-
 async def test_a_call_cancelled_in_flight_is_booked_whole_and_one_that_waits_not_at_all(tmp_path: Path) -> None:
     async with (
         FakeAnthropic(stalls(0)) as model,

@@ -20,7 +20,7 @@ from understudy.endpoint.model import (
     ToolSpec,
     Usage,
 )
-from understudy.errors import InvalidDefinition
+from understudy.errors import EndpointUnavailable, InvalidDefinition
 from understudy.testing import (
     FakeAnthropic,
     calls,
@@ -112,6 +112,24 @@ START = {
     "message": {"id": "m", "model": "x", "usage": {"input_tokens": 9, "output_tokens": 1}},
 }
 STOP = ({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, {"type": "message_stop"})
+
+
+@pytest.mark.parametrize(
+    ("blocks", "received_bytes"),
+    [
+        ([{"type": "text", "text": "1234"}], 4),
+        ([{"type": "thinking", "thinking": "1234", "signature": "123456"}], 10),
+        ([{"type": "redacted_thinking", "data": "12345678"}], 8),
+        ([{"type": "text", "text": "1234"}, {"type": "thinking", "thinking": ""}], 0),  # Nobody hears it think.
+    ],
+)
+async def test_broken_answer_tells_how_much_had_come_unless_the_model_was_thinking(blocks, received_bytes):
+    begun = [{"type": "content_block_start", "index": no, "content_block": block} for no, block in enumerate(blocks)]
+
+    with pytest.raises(EndpointUnavailable) as broken:
+        await answer_to(junk(stream(START, *begun), content_type="text/event-stream"))
+
+    assert broken.value.received_bytes == received_bytes
 
 
 async def test_counts_of_a_stream_replace_earlier_ones_and_keep_what_is_missing():

@@ -349,7 +349,7 @@ class _Assembly:
         self.status: int | None = None  # Known as soon as the answer has begun.
         self.request_id: str | None = None
         self.headers: Mapping[str, str] | None = None
-        self.received_bytes = 0  # of its content
+        self._received_bytes = 0  # of its content
         self._on_text = on_text
         self._message: _Message | None = None
         self._counts: dict[str, int] = {}
@@ -375,6 +375,17 @@ class _Assembly:
             cache_write_1h_tokens=written_1h,
         )
 
+    @property
+    def received_bytes(self) -> int:
+        """How much of its content has come; 0 when that says nothing of how much was written.
+
+        Thinking is billed in full and shown in part, or not at all; only the signature at its end is as long as it was.
+        """
+        unsigned = any(
+            block.get("type") == "thinking" and not block.get("signature") for block in self._blocks.values()
+        )
+        return 0 if unsigned else self._received_bytes
+
     def add(self, event: _Event) -> None:
         """Take the next event in."""
         match event.type:
@@ -383,7 +394,7 @@ class _Assembly:
                 self._count(event.message.usage)
             case "content_block_start" if event.index is not None and event.content_block is not None:
                 self._blocks[event.index] = event.content_block
-                self.received_bytes += len(str(event.content_block.get("text", "")).encode("utf-8", "replace"))
+                self._receive(event.content_block)
                 self._tell(event.content_block.get("text"))
             case "content_block_delta" if event.index is not None and event.delta is not None:
                 self._grow(event.index, event.delta)
@@ -428,13 +439,16 @@ class _Assembly:
             found |= msgspec.structs.asdict(split)
         self._counts |= {name: value for name, value in found.items() if value is not None}
 
+    def _receive(self, part: dict[str, Any]) -> None:
+        self._received_bytes += sum(
+            len(value.encode("utf-8", "replace"))
+            for name, value in part.items()
+            if name not in ("type", "id", "tool_use_id") and isinstance(value, str)
+        )
+
     def _grow(self, index: int, delta: dict[str, Any]) -> None:
         block = self._blocks.setdefault(index, {"type": "text", "text": ""})
-        self.received_bytes += sum(
-            len(value.encode("utf-8", "replace"))
-            for name, value in delta.items()
-            if name != "type" and isinstance(value, str)
-        )
+        self._receive(delta)
         if delta.get("type") == "input_json_delta":
             self._json.setdefault(index, []).append(str(delta.get("partial_json", "")))
             return

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from understudy.endpoint import charges
 from understudy.endpoint.budget import Budget
 from understudy.endpoint.ledger import NOTHING, Amount, Ledger, in_words, to_micros
-from understudy.endpoint.model import ChatMessage, ModelRequest, Text, ToolSpec, Usage
+from understudy.endpoint.model import ChatMessage, Media, ModelRequest, Opaque, Text, ToolSpec, Usage
 from understudy.endpoint.prices import Price
 from understudy.errors import EndpointUnavailable, InvalidArguments, InvalidDefinition, RateLimited, Refused
 
@@ -218,3 +218,27 @@ def test_failed_call_of_which_nothing_was_heard_is_booked_whole() -> None:
     lost = EndpointUnavailable("no answer", sent=True, billed=True)
 
     assert charges.used_by_failure(REQUEST, lost, RESERVED, NOW) == (RESERVED, RESERVED)
+
+
+@pytest.mark.parametrize("usage", [Usage(), Usage(0, 30)])
+def test_call_whose_server_counts_no_prompt_is_booked_whole(usage: Usage) -> None:
+    broken = EndpointUnavailable("broke", billed=True, usage=usage, received_bytes=40)
+
+    assert charges.used_by_answer(REQUEST, usage, RESERVED, NOW) == (RESERVED, RESERVED)
+    assert charges.used_by_failure(REQUEST, broken, RESERVED, NOW) == (RESERVED, RESERVED)
+    assert charges.used_by_answer(REQUEST, SEEN, RESERVED, NOW) == (Amount(210, 101, 1), NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("block", "tokens"),
+    [
+        (Opaque("anthropic", {"type": "thinking", "thinking": "", "signature": "s" * 40_000}), 20_000),
+        (Opaque("anthropic", {"type": "redacted_thinking", "data": "s" * 40_000}), 20_000),
+        (Opaque("anthropic", {"type": "found", "content": [{"encrypted_content": "s" * 40_000}]}), 20_000),
+        (Media("document", "application/pdf", b"%" * 1_000_000), 100_000),
+    ],
+)
+def test_prompt_is_counted_with_what_only_the_service_reads(block: Any, tokens: int) -> None:
+    request = msgspec.structs.replace(REQUEST, messages=[*REQUEST.messages, ChatMessage("user", [block])])
+
+    assert charges.prompt_tokens(request) >= charges.prompt_tokens(REQUEST) + tokens

@@ -359,7 +359,7 @@ class _ModelWitness(Witness):
             output_tokens=usage.output_tokens if usage else 0,
             cache_read_tokens=usage.cache_read_tokens if usage else 0,
             cache_write_tokens=usage.cache_write_5m_tokens + usage.cache_write_1h_tokens if usage else 0,
-            usd_micros=cost_micros(self.name, usage, now) if usage else not_billed,
+            usd_micros=cost_micros(self.name, usage, now) if usage and usage.prompt_tokens else not_billed,
             stop_reason=answer.stop_reason if answer else None,
             request_id=answer.request_id if answer else error.request_id if error else None,
             error=type(error).__name__ if error else None,

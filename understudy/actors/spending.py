@@ -124,9 +124,11 @@ class Spending:
         nearly = self._ledgers.settle(reservation, spent, unknown)
         self._ledgers.warn(nearly, self._turn.envelope)
 
-    def used(self, request: ModelRequest, answer: ModelAnswer) -> Amount:
-        """Return what an answered call has used."""
-        return charges.used(request.model, answer.usage, self._now())
+    def used_by_answer(
+        self, request: ModelRequest, answer: ModelAnswer, reservation: Reservation
+    ) -> tuple[Amount, Amount]:
+        """Return what an answered call has used at most, and the part that nobody told."""
+        return charges.used_by_answer(request, answer.usage, reservation.amount, self._now())
 
     def used_by_failure(
         self, request: ModelRequest, failure: ModelFailure, reservation: Reservation
@@ -200,7 +202,7 @@ class PaidCall:
             raise
         finally:
             on_send.reset(token)
-        self._spending.settle(reservation, self._spending.used(request, answer))
+        self._spending.settle(reservation, *self._spending.used_by_answer(request, answer, reservation))
         return answer
 
     def close(self) -> None:

@@ -11,21 +11,30 @@ from decimal import ROUND_CEILING, Decimal
 
 import msgspec
 
-from understudy.endpoint.estimates import size_bytes
+from understudy.endpoint.estimates import sealed_bytes, size_bytes
 from understudy.endpoint.ledger import NOTHING, Amount
-from understudy.endpoint.model import ModelRequest, Usage
+from understudy.endpoint.model import Block, Media, ModelRequest, Usage
 from understudy.endpoint.prices import PRICES, Price, cost_micros, price_of
 from understudy.errors import ModelFailure, Refused
 
 _BYTES_PER_TOKEN = 2  # English has four, code and other languages two to three: the estimate is rather too high
+_DOCUMENT_BYTES_PER_TOKEN = 10  # of a PDF, whose pages count as text and as images: densely printed ones
 _OVERHEAD_TOKENS = 600  # what the service adds by itself: instructions for tools and for the form of the output
 # What may have been written and not received when a connection broke: some seconds of a fast model.
 SLACK_TOKENS = 512
 
 
 def prompt_tokens(request: ModelRequest) -> int:
-    """Return how many tokens the prompt has at most, as far as that can be told from its text."""
-    return -(-size_bytes(request) // _BYTES_PER_TOKEN) + _OVERHEAD_TOKENS
+    """Return how many tokens the prompt has at most, as far as that can be told from its bytes."""
+    # What is sealed counts in full: thinking that the service reads back is as long as it was.
+    bytes_ = size_bytes(request) + sealed_bytes(request)
+    documents = sum(_document_tokens(each) for message in request.messages for each in message.content)
+    return -(-bytes_ // _BYTES_PER_TOKEN) + documents + _OVERHEAD_TOKENS
+
+
+def _document_tokens(block: Block) -> int:
+    is_document = isinstance(block, Media) and block.kind == "document"
+    return len(block.data) // _DOCUMENT_BYTES_PER_TOKEN if is_document else 0
 
 
 def most(request: ModelRequest, at: datetime, *, prices: Sequence[Price] = PRICES) -> Amount:
@@ -48,6 +57,15 @@ def used(model: str, usage: Usage, at: datetime, *, prices: Sequence[Price] = PR
     return Amount(usd_micros or 0, usage.prompt_tokens + usage.output_tokens, 1, 1 if usd_micros is None else 0)
 
 
+def used_by_answer(
+    request: ModelRequest, usage: Usage, reserved: Amount, at: datetime, *, prices: Sequence[Price] = PRICES
+) -> tuple[Amount, Amount]:
+    """Return what an answered call has used, and the part of it that nobody told us: all, of a server that counts nothing."""
+    if not usage.prompt_tokens:  # No prompt is empty.
+        return reserved, reserved
+    return used(request.model, usage, at, prices=prices), NOTHING
+
+
 def used_by_failure(
     request: ModelRequest, failure: ModelFailure, reserved: Amount, at: datetime, *, prices: Sequence[Price] = PRICES
 ) -> tuple[Amount, Amount]:
@@ -59,7 +77,7 @@ def used_by_failure(
     if not failure.sent or not failure.billed:
         return NOTHING, NOTHING
     usage = failure.usage
-    if not isinstance(usage, Usage):
+    if not isinstance(usage, Usage) or not usage.prompt_tokens:
         return reserved, reserved
     told = used(request.model, usage, at, prices=prices)
     if isinstance(failure, Refused):

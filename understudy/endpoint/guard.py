@@ -127,7 +127,8 @@ class Guard:
             self.slots.succeeded()
             lane.breaker.succeeded(taken.permission, self._loop.time() - began_s)
             lane.estimator.learn(request, answer.usage)
-            grant.settle(counted_input(answer.usage), answer.usage.output_tokens)
+            if answer.usage.prompt_tokens:  # Else the server counts nothing: the estimate stays.
+                grant.settle(counted_input(answer.usage), answer.usage.output_tokens)
             return answer
         except ModelFailure as error:
             self._failed(lane, taken, error, self._loop.time() - began_s)

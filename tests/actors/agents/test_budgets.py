@@ -16,6 +16,7 @@ from understudy import (
     ActorSuspended,
     Agent,
     Budget,
+    Endpoint,
     InvalidArguments,
     Message,
     Policy,
@@ -29,8 +30,9 @@ from understudy import (
 from understudy.actors import holding
 from understudy.actors.ledgers import Ledgers
 from understudy.actors.open_ledger import OpenLedger
+from understudy.endpoint.model import ModelAnswer, ModelRequest, Text, Usage
 from understudy.errors import BudgetExceeded, ModelFailure
-from understudy.events import BudgetRaised, BudgetWarned
+from understudy.events import BudgetRaised, BudgetWarned, ModelCalled
 from understudy.mailbox.commit import Record
 from understudy.testing import (
     FakeAnthropic,
@@ -571,6 +573,27 @@ async def test_a_limit_of_calls_counts_calls_and_one_of_tokens_tokens(tmp_path: 
             await system.actor(Measured, "m").run("What?")
 
     assert len(model.paid) == 4
+
+
+async def test_answers_of_a_server_that_counts_nothing_use_up_a_budget(tmp_path: Path) -> None:
+    class Uncounted:
+        async def call(self, request: ModelRequest, *, on_text: Any = None, on_allowance: Any = None) -> ModelAnswer:
+            return ModelAnswer("m", request.model, [Text("Hm.")], "end_turn", Usage())
+
+        async def close(self) -> None:
+            pass
+
+    async with System(tmp_path / "a.db", [Free], endpoints=[Endpoint(Uncounted())]) as system:
+        workflow = system.workflow("w", budget=Budget(usd=5, tokens=200_000))
+        job = await workflow.actor(Free, "f").run.submit("What?")
+        await job
+
+        spent = await workflow.spent()
+
+        assert spent.tokens > Free.max_tokens
+        assert spent.usd == spent.unknown_usd > 0
+        called = [each for each in (await system.trace(job.id)).events if isinstance(each, ModelCalled)]
+        assert [each.usd_micros for each in called] == [None]
 
 
 async def test_the_model_is_told_when_a_limit_is_nearly_reached(tmp_path: Path) -> None:

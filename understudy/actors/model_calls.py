@@ -72,7 +72,7 @@ class ModelCalls:
             self._choose_model(call)
             await self._shorten(call)
         sendings = Sendings(rungs_of(self._turn.ensure_journal(), call.slot).history)
-        paid = self._spending.call(self._upcoming, functools.partial(self._write, number, sendings))
+        paid = self._spending.call(functools.partial(self._next, call), functools.partial(self._write, number, sendings))
         spec = Spec(
             "model",
             paid.call,
@@ -256,6 +256,11 @@ class ModelCalls:
         return _ModelCall(
             self, slot, rules or CallRules(self._policy, requests.models, requests.model, lambda: requests.model)
         )
+
+    async def _next(self, call: _ModelCall) -> ModelRequest:
+        """Return what the next attempt asks: another model, when a breaker has opened before this one meanwhile."""
+        self._choose_model(call)
+        return await self._upcoming()
 
     async def _upcoming(self) -> ModelRequest:
         return self._spending.noted(await self._requests.upcoming())

@@ -14,6 +14,7 @@ from tests.actors.turns.world import World, dying, world
 from understudy import (
     ActorSuspended,
     Agent,
+    Breaker,
     Endpoint,
     EndpointUnavailable,
     InvalidDefinition,
@@ -205,6 +206,22 @@ async def test_blocked_model_is_passed_over_for_this_call(tmp_path: Path) -> Non
     assert asked(model) == [SONNET, OPUS]
     assert amended(events) == [f"fallback {SONNET}"]
     assert f"{OPUS} is blocked until" in next(each.reason for each in events if isinstance(each, Amended))
+
+
+async def test_run_that_retries_goes_to_the_next_model_as_soon_as_a_breaker_opens(tmp_path: Path) -> None:
+    def answer(request: FakeRequest) -> Answer:
+        return fails(503) if request.model == OPUS else says("from another")
+
+    async with FakeAnthropic(answer) as fake:
+        endpoint = fake.endpoint(breaker=Breaker(calls_min=3, open_s=30.0))
+        patient = chat(call_policy=Policy(on(EndpointUnavailable, retry(times=8, backoff=Backoff(1.0)))))
+        async with System(tmp_path / "a.db", [patient], endpoints=[endpoint]) as system:
+            job = await system.actor(patient, "c").run.submit("What?")
+            said = await job
+            called = [each.model for each in (await system.trace(job.id)).events if isinstance(each, ModelCalled)]
+
+    assert said == "from another"
+    assert called == [OPUS, OPUS, OPUS, SONNET]
 
 
 async def test_when_all_are_blocked_the_first_is_asked_and_the_policy_decides(tmp_path: Path) -> None:

@@ -69,21 +69,41 @@ class Ledgers:
 
     async def start(self) -> None:
         """Book what the calls of an earlier life had set aside that a crash cut off; before anything runs."""
-        try:
-            while page := await self._system.store.records(RESERVATION, None, "", _PAGE):
-                for record in page:
-                    await self._book(record.id, decode_reserved(record.body))
-                await self._system.committer.wait_durable()
-        except (StateUndecodable, msgspec.MsgspecError):
-            # A damaged row must not keep the whole store shut; what it stood for is on nobody's ledger.
-            logger.exception("system.reservations_damaged")
+        after, size = "", _PAGE
+        while True:
+            try:
+                page = await self._system.store.records(RESERVATION, None, after, size)
+            except StateUndecodable as error:
+                if size == 1:  # A damaged row must not keep the others from their ledgers, nor the store shut.
+                    logger.exception("system.reservation_damaged")
+                    after = str(getattr(error, "row", "")).removeprefix(f"{RESERVATION} ")
+                    if not after:
+                        return
+                size = 1  # One by one: a page with such a row is not read.
+                continue
+            if not page:
+                break
+            after = page[-1].id
+            for record in page:
+                try:
+                    reserved = decode_reserved(record.body)
+                except msgspec.MsgspecError:
+                    logger.exception("system.reservation_damaged", extra={"row": record.id})
+                else:
+                    await self._book(record.id, reserved)
+            await self._system.committer.wait_durable()
 
     async def _book(self, id: str, reserved: Reserved) -> None:
         found: list[OpenLedger] = []
         for name in reserved.ledgers:
-            if (ledger := await self.find(name)) is not None:
-                self.keep(ledger)
-                found.append(ledger)
+            try:
+                ledger = await self.find(name)
+            except StateUndecodable:  # Its runs are held for it when they go on.
+                logger.exception("system.ledger_damaged", extra={"ledger": name})
+            else:
+                if ledger is not None:
+                    self.keep(ledger)
+                    found.append(ledger)
         # In one stretch, and so in one commit: half of it would be booked twice after another crash.
         self._system.committer.touch().drop(RESERVATION, id)
         for ledger in found:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from understudy import Budget, System
 from understudy.actors.ledgers import Ledgers
-from understudy.actors.open_ledger import OpenLedger
+from understudy.actors.open_ledger import RESERVATION, WORKFLOW, OpenLedger, Reserved
+from understudy.codec import encode
 from understudy.endpoint.ledger import NOTHING, Amount
 from understudy.errors import BudgetExceeded
+from understudy.mailbox.commit import Record
 
 pytestmark = pytest.mark.anyio
 
@@ -131,6 +135,22 @@ async def test_a_raised_limit_lets_those_go_on_that_wait(tmp_path: Path) -> None
         await workflow.raise_budget(model_calls=13)
 
         assert (await waits).amount == calls(5)
+
+
+@pytest.mark.parametrize("damage", ["body = x'ff'", "checksum = 7"])
+async def test_a_damaged_reservation_keeps_no_other_from_its_ledger(tmp_path: Path, damage: str) -> None:
+    async with System(tmp_path / "a.db") as system:
+        await kept(system, "w", 100)
+        for number in range(3):
+            body = encode(Reserved([WORKFLOW + "w"], calls(10**number)))
+            system.committer.touch().put(Record(RESERVATION, f"r{number}", body))
+        await system.committer.wait_durable()
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as connection, connection:
+        connection.execute(f"UPDATE record SET {damage} WHERE id = 'r1'")
+
+    for _ in range(2):  # Booked once.
+        async with System(tmp_path / "a.db") as system:
+            assert (await system.workflow("w").spent()).model_calls == 101
 
 
 async def test_a_ledger_that_nobody_uses_leaves_memory_and_comes_back_as_it_was(tmp_path: Path) -> None:

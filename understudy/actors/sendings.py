@@ -20,7 +20,8 @@ class Sendings:
     """The sendings of one call; *history* is what its ladder knows of attempts before."""
 
     def __init__(self, history: tuple[Past, ...] = ()) -> None:
-        self.failed = 0
+        self.failed = 0  # at the endpoint that was asked last
+        self._endpoint: Endpoint | None = None
         for past in history:
             if past.error in _NAMES:
                 self.failed += past.made
@@ -31,6 +32,9 @@ class Sendings:
         self, endpoint: Endpoint, request: ModelRequest, on_text: Callable[[str], None] | None = None
     ) -> ModelAnswer:
         """Make one attempt at *endpoint*; raises what it raises."""
+        if self._endpoint is not None and self._endpoint is not endpoint:
+            self.failed = 0  # Another service has had no part in the trouble: there it is a first attempt.
+        self._endpoint = endpoint
         try:
             return await endpoint.call(request, on_text, attempt=self.failed + 1)
         except ModelFailure as error:

@@ -75,6 +75,20 @@ async def test_reminder_of_the_form_is_no_retry(tmp_path: Path) -> None:
     assert endpoint.attempts == [1, 2, 1]
 
 
+async def test_first_sending_to_another_endpoint_is_no_retry_there(tmp_path: Path) -> None:
+    class Falling(Agent[str], kind="falling"):
+        model = ("claude-sonnet-5-5", "gpt-5.5")
+        call_policy = Policy(on(Overloaded, retry(times=1)))
+
+    ours, theirs = Scripted(Overloaded("a"), Overloaded("b")), Scripted(Overloaded("c"), "hello")
+    ours.models, theirs.models = ("claude-*",), ("gpt-*",)
+
+    async with System(tmp_path / "a.db", [Falling], endpoints=[ours, theirs]) as system:
+        assert await system.actor(Falling, "c").run("Hi") == "hello"
+
+    assert (ours.attempts, theirs.attempts) == ([1, 2], [1, 2])
+
+
 def test_sendings_of_an_earlier_life_count() -> None:
     failed, held = Past("Overloaded", 0), Past("EndpointUnavailable", 0, made=False)
 

@@ -33,8 +33,9 @@ def prompt_tokens(request: ModelRequest) -> int:
 
 
 def _document_tokens(block: Block) -> int:
-    is_document = isinstance(block, Media) and block.kind == "document"
-    return len(block.data) // _DOCUMENT_BYTES_PER_TOKEN if is_document else 0
+    if not isinstance(block, Media) or block.kind != "document":
+        return 0
+    return len(block.data) // _DOCUMENT_BYTES_PER_TOKEN
 
 
 def most(request: ModelRequest, at: datetime, *, prices: Sequence[Price] = PRICES) -> Amount:

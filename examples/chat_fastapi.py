@@ -30,6 +30,8 @@ from understudy import (
     AlreadyDecided,
     AnthropicProvider,
     Endpoint,
+    InvalidArguments,
+    KeyConflict,
     NotFound,
     RetryLater,
     System,
@@ -105,6 +107,12 @@ async def not_found(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, 404)
 
 
+@app.exception_handler(InvalidArguments)
+async def wrong(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 422)
+
+
+@app.exception_handler(KeyConflict)
 @app.exception_handler(AlreadyDecided)
 async def decided(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, 409)

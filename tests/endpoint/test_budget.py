@@ -78,8 +78,12 @@ def test_limits_are_raised_and_never_lowered() -> None:
     assert ledger.raised(**{**raises, "usd": 1}).budget == ledger.budget
     with pytest.raises(InvalidArguments, match="needs a new limit"):
         ledger.raised(**raises)
-    with pytest.raises(InvalidArguments, match=r"usd=0\.5 \(now 1\), model_calls=3 \(now without limit\)"):
-        ledger.raised(**{**raises, "usd": 0.5, "model_calls": 3})
+    with pytest.raises(InvalidArguments, match=r"usd=0\.5 \(now 1\), tokens=3 \(now 10\)"):
+        ledger.raised(**{**raises, "usd": 0.5, "tokens": 3})
+    with pytest.raises(InvalidArguments, match=r"model_calls=\): there is no such limit .* has usd, tokens"):
+        ledger.raised(**{**raises, "usd": 2, "model_calls": 3})
+    with pytest.raises(InvalidArguments, match="usd='2'"):
+        ledger.raised(**{**raises, "usd": "2"})
     with pytest.raises(InvalidArguments):
         ledger.raised(**{**raises, "usd": float("nan")})
     with pytest.raises(InvalidArguments, match=r"tokens=20\.5 \(a whole number\)"):

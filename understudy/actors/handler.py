@@ -301,8 +301,9 @@ def declared_errors(raises: Sequence[type[Exception]], name: str) -> tuple[type[
 
 def positive_or_none(value: float | None, setting: str, name: str) -> float | None:
     """Return *value* checked: None or more than 0."""
-    if value is not None and not value > 0:
-        raise InvalidDefinition(f"{name}: {setting}={value}; expected more than 0 seconds, or None.")
+    given: object = value
+    if given is not None and not (isinstance(given, (int, float)) and given > 0):
+        raise InvalidDefinition(f"{name}: {setting}={given!r}; expected more than 0 seconds, or None.")
     return value
 
 

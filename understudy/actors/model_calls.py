@@ -72,7 +72,9 @@ class ModelCalls:
             self._choose_model(call)
             await self._shorten(call)
         sendings = Sendings(rungs_of(self._turn.ensure_journal(), call.slot).history)
-        paid = self._spending.call(functools.partial(self._next, call), functools.partial(self._write, number, sendings))
+        paid = self._spending.call(
+            functools.partial(self._next, call), functools.partial(self._write, number, sendings)
+        )
         spec = Spec(
             "model",
             paid.call,

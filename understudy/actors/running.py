@@ -65,8 +65,8 @@ async def run(activation: Activation, envelope: Envelope) -> None:
                 handler = activation.type.handlers.get(envelope.handler)
                 if handler is None:
                     raise StateUndecodable(f"{activation.type.kind} has no handler '{envelope.handler}' any more.")
-                # What failed before is in the trace, so its good end is too.
-                begun = envelope.crashes or envelope.attempts
+                # What failed or was parked before is in the trace, so its good end is too.
+                begun = envelope.crashes or envelope.attempts or envelope.started
                 if begun or envelope.head.traced or system.trace_all or activation.type.role != "actor":
                     turn.trace()
                 if envelope.head.deadline_at is not None and system.wall() >= envelope.head.deadline_at:

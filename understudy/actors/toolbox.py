@@ -31,6 +31,9 @@ class Toolbox:
     def __init__(self, cls: type[Agent[Any, Any]]) -> None:
         self._cls = cls
         self.by_name: dict[str, ToolLike] = {}
+        tools: object = cls.tools
+        if not isinstance(tools, (list, tuple)):
+            raise InvalidDefinition(f"{cls.__qualname__}.tools is {tools!r}; expected a list of tools.")
         for each in cls.tools:
             given: object = each
             if not isinstance(given, (Tool, Handler, Query)):

@@ -127,20 +127,26 @@ class Ledger(msgspec.Struct, frozen=True):
         new = {name: value for name, value in given.items() if value is not None}
         if not new:
             raise InvalidArguments("raise_budget() needs a new limit: usd=, model_calls=, tokens= or wall_s=.")
-        wrong = [
-            f"{name}={value!r} (now {'without limit' if before is None else f'{before:g}'})"
-            for name, value in new.items()
-            if (before := getattr(self.budget, name)) is None or not value >= before
-        ]
-        if wrong:
-            raise InvalidArguments(
-                f"raise_budget({', '.join(wrong)}): expected no less than the limit is now; what was promised to work "
-                "that is under way is not taken back."
-            )
         try:
             budget = msgspec.structs.replace(self.budget, **new)
         except InvalidDefinition as error:
             raise InvalidArguments(f"raise_budget(): {error}") from error
+        missing = [name for name in new if getattr(self.budget, name) is None]
+        if missing:
+            raise InvalidArguments(
+                f"raise_budget({', '.join(f'{name}=' for name in missing)}): there is no such limit that could be raised; "
+                f"this budget has {', '.join(name for name in given if getattr(self.budget, name) is not None) or 'none'}."
+            )
+        lower = [
+            f"{name}={value!r} (now {getattr(self.budget, name):g})"
+            for name, value in new.items()
+            if value < getattr(self.budget, name)
+        ]
+        if lower:
+            raise InvalidArguments(
+                f"raise_budget({', '.join(lower)}): expected no less than the limit is now; what was promised to work "
+                "that is under way is not taken back."
+            )
         return msgspec.structs.replace(self, budget=budget)
 
     def _short_of(self, wanted: Amount, used: Amount, elapsed_s: float) -> Iterator[Standing]:

@@ -251,6 +251,23 @@ async def test_wait_survives_a_restart_and_no_finished_step_is_repeated(tmp_path
 
         assert await system.job(job.id) == 9
         assert outside.did == ["bill o1", "ship o1"]
+        assert (await system.trace(job.id)).status == "ok"
+
+
+async def test_trace_tells_the_end_of_a_turn_that_did_nothing_but_wait_over_a_restart(tmp_path: Path) -> None:
+    class Idle(Actor, kind="idle"):
+        @handler
+        async def go(self) -> int:
+            return await external("number", int)
+
+    async with open_at(tmp_path, World(), Idle) as system:
+        job = await system.actor(Idle, "a").go.submit()
+        await waiting(job)
+    async with open_at(tmp_path, World(), Idle) as system:
+        await system.deliver(job.id, "number", 7)
+
+        assert await system.job(job.id) == 7
+        assert (await system.trace(job.id)).status == "ok"
 
 
 async def test_deliveries_side_by_side_to_a_parked_turn_find_what_it_waits_for(tmp_path: Path) -> None:

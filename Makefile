@@ -14,8 +14,8 @@ help: ## list the targets
 demo: $(STAMP) ## kill an agent in the middle of its work and watch it go on
 	$(BIN)/understudy demo
 
-test: $(STAMP) ## run the tests
-	$(BIN)/pytest -q
+test: $(STAMP) ## run the tests, on every core
+	$(BIN)/pytest -q --numprocesses=auto --dist=loadscope
 
 check: $(STAMP) ## lint, format, types, import directions
 	$(BIN)/ruff check

@@ -122,7 +122,8 @@ async def test_a_thread_in_flight_holds_the_time(run_sync):
             await run_sync(time.sleep, 0.01)
 
     assert running_loop().time() == start
-    assert running_loop().outside_work == 0
+    while running_loop().outside_work:  # The last thread says that it is through just after its result.
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("run_sync", [asyncio.to_thread, anyio.to_thread.run_sync])

@@ -6,10 +6,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak clean
+.PHONY: help demo test check bench bench-peers soak clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## kill an agent in the middle of its work and watch it go on
 	$(BIN)/understudy demo
@@ -24,8 +24,11 @@ check: $(STAMP) ## lint, format, types, import directions
 	$(BIN)/basedpyright
 	$(BIN)/pytest -q tests/test_imports.py
 
-bench: $(STAMP) ## measure
+bench: $(STAMP) ## measure ours and the floors
 	$(BIN)/python -m benchmarks
+
+bench-peers: $(STAMP) ## install the peers and measure them beside ours
+	$(BIN)/python -m benchmarks --peers
 
 soak: $(STAMP) ## run the long tests: crashes, faults and load for minutes
 	$(BIN)/pytest -q -m soak --soak

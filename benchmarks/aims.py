@@ -10,16 +10,27 @@ import msgspec
 from benchmarks.case import OURS, Figure, Key, Scale
 from benchmarks.floors import bare_sdk, group_commits, single_commits, upserts
 from benchmarks.machine import Machine
-from benchmarks.workloads import agent_history, asks, growth, idle_memory, model_calls, reopening, supervision
+from benchmarks.workloads import (
+    agent_history,
+    asks,
+    growth,
+    idle_memory,
+    model_calls,
+    reopening,
+    supervision,
+    tells,
+    workflows,
+)
 
 ASKS_PER_S_MIN = 25_000
 ASKS_FLUSH_US = 200  # on a machine where a flush takes about so long
-ASKS_OF_FLOOR_MIN = 0.2
-ALONE_COMMITS_MAX = 3.0
+ASKS_OF_FLOOR_MIN = 0.25
+ALONE_COMMITS_MAX = 2.5
+WORKFLOW_COMMITS_MAX = 10.0
 IDLE_BYTES_MAX = 2_048
 # Tracing itself and resized tables leave a few bytes per actor; one forgotten object of any kind is larger.
 PASSIVATED_BYTES_MAX = 16
-REOPENED_S_MAX = 3.0
+REOPENED_S_MAX = 2.0
 GROWTH_OF_FLOOR_MIN = 0.8
 HISTORY_RATIO_MAX = 1.25
 MODEL_CALL_RATIO_MAX = 1.25
@@ -56,6 +67,8 @@ def judge(figures: Iterable[Figure], machine: Machine, scale: Scale) -> list[Aim
     medians = _Medians(figures)
     return [
         *_asks(medians, machine),
+        *_workflows(medians),
+        *_over_peers(medians),
         *_memory(medians),
         *_reopening(medians, scale),
         *_growth(medians, scale),
@@ -91,6 +104,62 @@ def _asks(medians: _Medians, machine: Machine) -> Iterator[Aim]:
             f"{ratio:.2f}",
             f"≤ {ALONE_COMMITS_MAX:g}",
             ratio <= ALONE_COMMITS_MAX,
+        )
+
+
+def _workflows(medians: _Medians) -> Iterator[Aim]:
+    ours, commit = (workflows.NAME, workflows.case_name(1), "p50", OURS), single_commits.NAME
+    ratio = medians.ratio(ours, (asks.NAME, asks.case_name(1), "p50", commit))
+    if ratio is not None:
+        yield Aim(
+            "a workflow of five steps alone, p50, in single aiosqlite commits",
+            f"{ratio:.1f}",
+            f"≤ {WORKFLOW_COMMITS_MAX:g}",
+            ratio <= WORKFLOW_COMMITS_MAX,
+        )
+
+
+class _Over(msgspec.Struct, frozen=True):
+    """How much more of something we do than a peer; of several settings of a peer, than the fastest."""
+
+    workload: str
+    case: str
+    peers: tuple[str, ...]
+    ratio_min: float
+
+
+_MANY = asks.case_name(256)
+OVER_PEERS = (
+    _Over(asks.NAME, _MANY, ("DBOS, SQLite", "DBOS, SQLite in WAL mode"), 100),
+    _Over(asks.NAME, _MANY, ("LangGraph, AsyncSqliteSaver",), 80),
+    _Over(asks.NAME, _MANY, ("Restate", "Restate, 2 partitions"), 15),
+    _Over(asks.NAME, _MANY, ("NATS JetStream, sync always",), 4),
+    _Over(asks.NAME, _MANY, ("autogen-core",), 3),
+    _Over(tells.NAME, tells.one_to_one_name(), ("autogen-core",), 2),
+    _Over(tells.NAME, tells.one_to_one_name(), ("xoscar",), 1),
+    _Over(
+        workflows.NAME,
+        workflows.case_name(workflows.CALLERS),
+        ("DBOS, SQLite", "DBOS, SQLite in WAL mode", "DBOS, PostgreSQL"),
+        50,
+    ),
+)
+
+
+def _over_peers(medians: _Medians) -> Iterator[Aim]:
+    for over in OVER_PEERS:
+        ours = medians.of(over.workload, over.case, "rate")
+        theirs = {name: medians.of(over.workload, over.case, "rate", name) for name in over.peers}
+        measured = {name: rate for name, rate in theirs.items() if rate is not None}
+        if ours is None or not measured:
+            continue
+        fastest = max(measured, key=measured.__getitem__)
+        ratio = ours / measured[fastest]
+        yield Aim(
+            f"{over.workload}, {over.case}, to {fastest}",
+            f"{ratio:.1f}",
+            f"≥ {over.ratio_min:g}",
+            ratio >= over.ratio_min,
         )
 
 

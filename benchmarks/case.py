@@ -8,7 +8,15 @@ from typing import NamedTuple
 
 import msgspec
 
+from benchmarks.sample import Sample
+
 OURS = "understudy"
+PROCESS = 'understudy, durability="process"'
+
+# What a contender has done with what it answered for, when the answer comes.
+FLUSHED = "flushed"  # to the disk: survives a power cut
+KERNEL = "handed to the kernel"  # survives the end of the process, not the machine's
+MEMORY = "in memory"  # survives nothing
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,15 +56,24 @@ class Place(msgspec.Struct, frozen=True):
     scale: Scale
 
 
-class Sample(NamedTuple):
-    """One measured value of one contender."""
-
-    figure: str
-    unit: str
-    value: float
-
-
 Measure = Callable[[Place], Iterable[Sample]]
+"""Raises `NotMeasured` when it cannot be done here."""
+
+
+class Contender(msgspec.Struct, frozen=True):
+    """Who answers a question, and how safe the answer is."""
+
+    measure: Measure
+    durability: str
+    repeats_max: int | None = None  # for what takes minutes
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """A question as peers are asked it, in processes of their own; what it does not need is 0."""
+
+    name: str
+    callers: int = 0
+    count: int = 0
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -64,7 +81,8 @@ class Case(msgspec.Struct, frozen=True):
 
     workload: str
     name: str
-    contenders: Mapping[str, Measure]
+    contenders: Mapping[str, Contender]
+    task: Task | None = None  # None: ours and the floors only
 
 
 class Key(NamedTuple):
@@ -76,9 +94,20 @@ class Key(NamedTuple):
     contender: str
 
 
-class Figure(msgspec.Struct, frozen=True):
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """All samples of one figure, in the order of the repetitions."""
 
     key: Key
     unit: str
+    durability: str
     samples: list[float]
+    quantiles: list[list[float]] = []  # of each sample that stands for many times, at `QUANTILES`
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """A contender that was to be measured and was not."""
+
+    workload: str
+    case: str
+    contender: str
+    reason: str

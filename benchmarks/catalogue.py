@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from benchmarks.case import Case, Scale
+from benchmarks.peers.peer import Peer, with_peers
 from benchmarks.workloads import (
     agent_history,
     asks,
@@ -12,20 +13,21 @@ from benchmarks.workloads import (
     idle_memory,
     model_calls,
     reopening,
-    steps,
     supervision,
     tells,
+    workflows,
 )
 
 WORKLOADS: Mapping[str, Callable[[Scale], Iterable[Case]]] = {
     workload.NAME: workload.cases
-    for workload in (asks, tells, steps, idle_memory, reopening, growth, agent_history, model_calls, supervision)
+    for workload in (asks, tells, workflows, idle_memory, reopening, growth, agent_history, model_calls, supervision)
 }
 
 
-def all_cases(scale: Scale, only: Iterable[str] = ()) -> Iterator[Case]:
-    """Yield the cases of all workloads, or of those named."""
+def all_cases(scale: Scale, only: Iterable[str] = (), peers: Sequence[Peer] = ()) -> Iterator[Case]:
+    """Yield the cases of all workloads, or of those named, with the *peers* that have an equivalent."""
     wanted = set(only) or WORKLOADS.keys()
     for name, cases in WORKLOADS.items():
         if name in wanted:
-            yield from cases(scale)
+            for case in cases(scale):
+                yield with_peers(case, peers)

@@ -1,66 +1,78 @@
-"""Callers: what puts load on whatever is measured, the same for us and for the floors."""
+"""Callers: what puts load on whatever is measured, the same for us, for the floors and for the peers."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import statistics
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
-from benchmarks.case import Sample
+from benchmarks.flushes import flushes
+from benchmarks.sample import Sample, quantiles
 
 Call = Callable[[int], Awaitable[object]]
+_WARM_CALLS = 20
+
+
+async def measure(call: Call, callers: int, seconds: float, directory: Path | None = None) -> list[Sample]:
+    """Let each caller repeat `call(its number)` for *seconds*, one call at a time.
+
+    Returns the calls per second and how long they took; with *directory*, how often the disk under it was flushed.
+    """
+    await _warm(call, callers)
+    before = flushes(directory) if directory is not None else None
+    times, took_s = await _load(call, callers, seconds)
+    after = flushes(directory) if directory is not None else None
+    samples = [Sample("rate", "/s", len(times) / took_s), *_of(times)]
+    if before is not None and after is not None:
+        samples.append(Sample("flushes per call", "", (after - before) / len(times)))
+    return samples
 
 
 async def per_second(call: Call, callers: int, seconds: float) -> float:
-    """Let each caller repeat `call(its number)` for *seconds*, one call at a time; return calls per second."""
-    await asyncio.gather(*(call(number) for number in range(callers)))  # Everything exists and is warm.
+    """Return the calls per second."""
+    await _warm(call, callers)
+    times, took_s = await _load(call, callers, seconds)
+    return len(times) / took_s
+
+
+async def _warm(call: Call, callers: int) -> None:
+    """Make sure that everything exists and is warm."""
+    for _ in range(max(1, _WARM_CALLS // callers)):
+        await asyncio.gather(*(call(number) for number in range(callers)))
     gc.collect()
-    done = 0
+
+
+async def _load(call: Call, callers: int, seconds: float) -> tuple[list[float], float]:
+    """Return how long each call took, and all of them together, in seconds."""
+    now = time.perf_counter
+    times: list[float] = []
     until = 0.0
     start = asyncio.Event()
 
     async def caller(number: int) -> None:
-        nonlocal done
         await start.wait()
+        began = now()
         while True:
             await call(number)
-            done += 1
-            if time.perf_counter() >= until:
+            ended = now()
+            times.append(ended - began)
+            if ended >= until:
                 return
+            began = ended
 
     async with asyncio.TaskGroup() as group:
         for number in range(callers):
             group.create_task(caller(number))
         await asyncio.sleep(0)  # All of them wait for the start: making a thousand tasks is not what is measured.
-        began = time.perf_counter()
+        began = now()
         until = began + seconds
         start.set()
-    return done / (time.perf_counter() - began)
+    return times, now() - began
 
 
-async def times_alone(call: Call, seconds: float) -> list[float]:
-    """Repeat `call(0)` for *seconds*; return how long each took, in microseconds, shortest first."""
-    for _ in range(20):
-        await call(0)
-    gc.collect()
-    times: list[float] = []
-    until = time.perf_counter() + seconds
-    while (began := time.perf_counter()) < until:
-        await call(0)
-        times.append((time.perf_counter() - began) * 1e6)
-    times.sort()
-    return times
-
-
-async def measure(call: Call, callers: int, seconds: float) -> list[Sample]:
-    """Return the rate; of a caller that is alone the times as well."""
-    if callers > 1:
-        return [Sample("rate", "/s", await per_second(call, callers, seconds))]
-    times = await times_alone(call, seconds)
-    return [
-        Sample("rate", "/s", len(times) / sum(times) * 1e6),
-        Sample("p50", "µs", statistics.median(times)),
-        Sample("p99", "µs", times[int(len(times) * 0.99)]),
-    ]
+def _of(times: list[float]) -> list[Sample]:
+    micros = sorted(each * 1e6 for each in times)
+    middle = micros[len(micros) // 2]
+    return [Sample("p50", "µs", middle, quantiles(micros)), Sample("p99", "µs", micros[int(len(micros) * 0.99)])]

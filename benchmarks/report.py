@@ -11,11 +11,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.aims import Aim
-from benchmarks.case import OURS, Figure, Scale
+from benchmarks.case import OURS, Figure, Missing, Scale
 from benchmarks.machine import FLUSH_US_MIN, Machine
 
 # Above it a median of a few samples tells of the other programs as much as of us.
 OTHERS_CORES_MAX = 0.2
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What there is to know about a peer beside its figures."""
+
+    name: str
+    durability: str
+    settings: str
+    versions: dict[str, str]
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -27,6 +36,8 @@ class Report(msgspec.Struct, frozen=True):
     machine: Machine
     scale: Scale
     figures: list[Figure]
+    missing: list[Missing]
+    peers: list[Told]
     aims: list[Aim]
 
 
@@ -38,10 +49,12 @@ class _Row(msgspec.Struct, frozen=True):
     figure: str
     contender: str
     unit: str
+    durability: str
     median: float
     min: float
     max: float
     samples: list[float]
+    quantiles: list[list[float]]
 
 
 def write(report: Report, path: Path) -> None:
@@ -53,6 +66,8 @@ def write(report: Report, path: Path) -> None:
         "machine": report.machine,
         "scale": report.scale,
         "figures": [_row(figure) for figure in report.figures],
+        "missing": report.missing,
+        "peers": report.peers,
         "aims": report.aims,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +76,16 @@ def write(report: Report, path: Path) -> None:
 
 def _row(figure: Figure) -> _Row:
     samples = figure.samples
-    return _Row(*figure.key, figure.unit, statistics.median(samples), min(samples), max(samples), samples)
+    return _Row(
+        *figure.key,
+        figure.unit,
+        figure.durability,
+        statistics.median(samples),
+        min(samples),
+        max(samples),
+        samples,
+        figure.quantiles,
+    )
 
 
 def show(report: Report, console: Console) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.case import Case, Figure, Key, Place, Sample, Scale
+from benchmarks.case import Case, Contender, Figure, Key, Missing, Place, Scale
+from benchmarks.sample import NotMeasured, Sample
 
 Progress = Callable[[int, int, str], None]
 """Told before each measurement: how many are done, how many there are, what comes next."""
@@ -15,37 +16,39 @@ Progress = Callable[[int, int, str], None]
 
 def run(
     cases: Sequence[Case], scale: Scale, directory: Path, progress: Progress = lambda _done, _total, _next: None
-) -> list[Figure]:
+) -> tuple[list[Figure], list[Missing]]:
     """Measure every contender of every case `scale.repeats` times, in temporary directories inside *directory*.
 
     A repetition goes through all cases, so that a minute in which the machine is busy with something else spoils one
     sample of many figures rather than all samples of one. Within a case contenders follow one another, and each
-    repetition begins with another one.
+    repetition begins with another one. Whoever cannot be measured is not asked the same again.
     """
-    total = scale.repeats * sum(len(case.contenders) for case in cases)
+    total = sum(_repeats(contender, scale) for case in cases for contender in case.contenders.values())
     done = 0
-    collected: dict[Key, Figure] = {}
+    collected = _Collected(cases)
     with tempfile.TemporaryDirectory(prefix="shared-", dir=directory) as shared:
         for repetition in range(scale.repeats):
             for case in cases:
-                for contender in _rotated(list(case.contenders), repetition):
-                    progress(done, total, f"{case.workload}: {case.name}, {contender}")
+                for name in _rotated(list(case.contenders), repetition):
+                    contender = case.contenders[name]
+                    if repetition >= _repeats(contender, scale):
+                        continue
+                    progress(done, total, f"{case.workload}: {case.name}, {name}")
                     place = Place(Path(tempfile.mkdtemp(prefix="own-", dir=directory)), Path(shared), scale)
                     try:
-                        for sample in case.contenders[contender](place):
-                            _collect(collected, case, contender, sample)
+                        if not collected.is_missing(case, name):
+                            collected.add(case, name, contender.measure(place))
+                    except NotMeasured as reason:
+                        collected.miss(case, name, str(reason))
                     finally:
                         shutil.rmtree(place.own)
                     done += 1
     progress(done, total, "done")
-    # Rows stand in the order of the cases and their contenders, whoever was measured first.
-    order = {
-        (case.workload, case.name, contender): number
-        for number, (case, contender) in enumerate((case, contender) for case in cases for contender in case.contenders)
-    }
-    return sorted(
-        collected.values(), key=lambda figure: order[figure.key.workload, figure.key.case, figure.key.contender]
-    )
+    return collected.figures(), collected.missing()
+
+
+def _repeats(contender: Contender, scale: Scale) -> int:
+    return min(scale.repeats, contender.repeats_max or scale.repeats)
 
 
 def _rotated(contenders: list[str], by: int) -> list[str]:
@@ -53,9 +56,41 @@ def _rotated(contenders: list[str], by: int) -> list[str]:
     return contenders[by:] + contenders[:by]
 
 
-def _collect(collected: dict[Key, Figure], case: Case, contender: str, sample: Sample) -> None:
-    key = Key(case.workload, case.name, sample.figure, contender)
-    figure = collected.get(key)
-    if figure is None:
-        figure = collected[key] = Figure(key, sample.unit, [])
-    figure.samples.append(sample.value)
+class _Collected:
+    """What the measurements gave, in the order of the cases and their contenders, whoever was measured first."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self._figures: dict[Key, Figure] = {}
+        self._missing: dict[tuple[str, str, str], Missing] = {}
+        self._order = {
+            (case.workload, case.name, contender): number
+            for number, (case, contender) in enumerate(
+                (case, contender) for case in cases for contender in case.contenders
+            )
+        }
+
+    def add(self, case: Case, contender: str, samples: Iterable[Sample]) -> None:
+        for sample in samples:
+            key = Key(case.workload, case.name, sample.figure, contender)
+            figure = self._figures.get(key)
+            if figure is None:
+                durability = case.contenders[contender].durability
+                figure = self._figures[key] = Figure(key=key, unit=sample.unit, durability=durability, samples=[])
+            figure.samples.append(sample.value)
+            if sample.quantiles:
+                figure.quantiles.append(list(sample.quantiles))
+
+    def miss(self, case: Case, contender: str, reason: str) -> None:
+        self._missing[case.workload, case.name, contender] = Missing(case.workload, case.name, contender, reason)
+
+    def is_missing(self, case: Case, contender: str) -> bool:
+        return (case.workload, case.name, contender) in self._missing
+
+    def figures(self) -> list[Figure]:
+        return sorted(
+            self._figures.values(),
+            key=lambda figure: self._order[figure.key.workload, figure.key.case, figure.key.contender],
+        )
+
+    def missing(self) -> list[Missing]:
+        return sorted(self._missing.values(), key=lambda each: self._order[each.workload, each.case, each.contender])

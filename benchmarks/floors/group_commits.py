@@ -60,14 +60,19 @@ def _wake(waiting: list[asyncio.Future[None]]) -> None:
             durable.set_result(None)
 
 
-def measure(place: Place, callers: int) -> list[Sample]:
-    """Measure *callers* that each write one row at a time."""
-    return asyncio.run(_measure(place, callers))
+def measure(place: Place, callers: int, rows: int = 1) -> list[Sample]:
+    """Measure *callers* that each write one row at a time; a call is so many *rows*."""
+    return asyncio.run(_measure(place, callers, rows))
 
 
-async def _measure(place: Place, callers: int) -> list[Sample]:
+async def _measure(place: Place, callers: int, rows: int) -> list[Sample]:
     writer = GroupWriter(place.own / "group.db")
+
+    async def write(number: int) -> None:
+        for _ in range(rows):
+            await writer.write(f"actor-{number}")
+
     try:
-        return await measure_load(lambda number: writer.write(f"actor-{number}"), callers, place.scale.seconds)
+        return await measure_load(write, callers, place.scale.seconds, place.own)
     finally:
         writer.close()

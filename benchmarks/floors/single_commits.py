@@ -13,12 +13,12 @@ from benchmarks.load import measure as measure_load
 NAME = "aiosqlite, a commit each"
 
 
-def measure(place: Place, callers: int) -> list[Sample]:
-    """Measure *callers* on one connection."""
-    return asyncio.run(_measure(place, callers))
+def measure(place: Place, callers: int, rows: int = 1) -> list[Sample]:
+    """Measure *callers* on one connection; a call is so many *rows*."""
+    return asyncio.run(_measure(place, callers, rows))
 
 
-async def _measure(place: Place, callers: int) -> list[Sample]:
+async def _measure(place: Place, callers: int, rows: int) -> list[Sample]:
     # Without transactions of its own, so that a row costs one visit to the connection's thread instead of two.
     async with aiosqlite.connect(place.own / "single.db", isolation_level=None) as connection:
         for pragma in PRAGMAS:
@@ -26,6 +26,7 @@ async def _measure(place: Place, callers: int) -> list[Sample]:
         await connection.execute(TABLE)
 
         async def insert(number: int) -> None:
-            await connection.execute_insert(INSERT, (f"actor-{number}", BODY))
+            for _ in range(rows):
+                await connection.execute_insert(INSERT, (f"actor-{number}", BODY))
 
-        return await measure_load(insert, callers, place.scale.seconds)
+        return await measure_load(insert, callers, place.scale.seconds, place.own)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.case import OURS, Case, Place, Sample, Scale
+from benchmarks.case import FLUSHED, OURS, Case, Contender, Place, Sample, Scale
 from understudy import Agent, Endpoint, System
 from understudy.endpoint.model import Allowance, ModelAnswer, ModelRequest, Text, Usage
 from understudy.mailbox.sqlite import SQLiteStore
@@ -48,7 +48,7 @@ class Parrot:
 def cases(scale: Scale) -> Iterator[Case]:
     """A short and a long history."""
     for items in scale.history_items:
-        yield Case(NAME, case_name(items), {OURS: partial(measure, items=items)})
+        yield Case(NAME, case_name(items), {OURS: Contender(partial(measure, items=items), FLUSHED)})
 
 
 def case_name(items: int) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from functools import partial
+from typing import Literal
 
 from benchmarks.actors import Counter
-from benchmarks.case import OURS, Case, Measure, Place, Sample, Scale
+from benchmarks.case import FLUSHED, KERNEL, MEMORY, OURS, PROCESS, Case, Contender, Place, Sample, Scale, Task
 from benchmarks.floors import group_commits, request_reply, single_commits
 from benchmarks.load import measure as measure_load
 from understudy import System
@@ -18,13 +19,14 @@ NAME = "asks"
 def cases(scale: Scale) -> Iterator[Case]:
     """One case for each number of callers."""
     for callers in scale.callers:
-        contenders: dict[str, Measure] = {
-            OURS: partial(measure, callers=callers),
-            group_commits.NAME: partial(group_commits.measure, callers=callers),
-            single_commits.NAME: partial(single_commits.measure, callers=callers),
-            request_reply.NAME: partial(request_reply.measure, callers=callers),
+        contenders = {
+            OURS: Contender(partial(measure, callers=callers), FLUSHED),
+            PROCESS: Contender(partial(measure, callers=callers, durability="process"), KERNEL),
+            group_commits.NAME: Contender(partial(group_commits.measure, callers=callers), FLUSHED),
+            single_commits.NAME: Contender(partial(single_commits.measure, callers=callers), FLUSHED),
+            request_reply.NAME: Contender(partial(request_reply.measure, callers=callers), MEMORY),
         }
-        yield Case(NAME, case_name(callers), contenders)
+        yield Case(NAME, case_name(callers), contenders, Task(name="asks", callers=callers))
 
 
 def case_name(callers: int) -> str:
@@ -32,12 +34,12 @@ def case_name(callers: int) -> str:
     return "1 caller" if callers == 1 else f"{callers:,} callers"
 
 
-def measure(place: Place, callers: int) -> list[Sample]:
+def measure(place: Place, callers: int, durability: Literal["full", "process"] = "full") -> list[Sample]:
     """Measure *callers* over as many actors."""
-    return asyncio.run(_measure(place, callers))
+    return asyncio.run(_measure(place, callers, durability))
 
 
-async def _measure(place: Place, callers: int) -> list[Sample]:
-    async with System(place.own / "asks.db", [Counter]) as system:
+async def _measure(place: Place, callers: int, durability: Literal["full", "process"]) -> list[Sample]:
+    async with System(place.own / "asks.db", [Counter], durability=durability) as system:
         counters = [system.actor(Counter, f"counter-{number}") for number in range(callers)]
-        return await measure_load(lambda number: counters[number].add(1), callers, place.scale.seconds)
+        return await measure_load(lambda number: counters[number].add(1), callers, place.scale.seconds, place.own)

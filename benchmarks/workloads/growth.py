@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from benchmarks.actors import Counter
-from benchmarks.case import OURS, Case, Measure, Place, Sample, Scale
+from benchmarks.case import FLUSHED, OURS, Case, Contender, Place, Sample, Scale
 from benchmarks.floors import upserts
 from benchmarks.load import per_second
 from benchmarks.stored_counters import counter_id, counters_file
@@ -27,13 +27,13 @@ def cases(scale: Scale) -> Iterator[Case]:
     for spread in (NEIGHBOURS, SCATTERED):
         for count in scale.growth_actors:
             chosen = _choose(count, spread)
-            contenders: dict[str, Measure] = {
-                OURS: partial(_measure, count=count, chosen=chosen),
-                upserts.NAME: partial(upserts.measure, count=count, chosen=chosen),
+            contenders = {
+                OURS: Contender(partial(_measure, count=count, chosen=chosen), FLUSHED),
+                upserts.NAME: Contender(partial(upserts.measure, count=count, chosen=chosen), FLUSHED),
             }
             yield Case(NAME, case_name(count, spread), contenders)
     for count in scale.growth_actors:
-        yield Case(NAME, case_name(count, "waking"), {OURS: partial(_measure_waking, count=count)})
+        yield Case(NAME, case_name(count, "waking"), {OURS: Contender(partial(_measure_waking, count=count), FLUSHED)})
 
 
 def case_name(count: int, spread: str) -> str:

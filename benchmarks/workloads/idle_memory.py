@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.case import OURS, Case, Place, Sample, Scale
+from benchmarks.case import FLUSHED, OURS, Case, Contender, Place, Sample, Scale, Task
 from benchmarks.children.process import first_line, start
 
 NAME = "memory"
 
 
-def cases(_scale: Scale) -> Iterator[Case]:
+def cases(scale: Scale) -> Iterator[Case]:
     """One case."""
-    yield Case(NAME, "idle actor", {OURS: measure})
+    yield Case(NAME, "idle actor", {OURS: Contender(measure, FLUSHED)}, Task(name="memory", count=scale.memory_actors))
 
 
 def measure(place: Place) -> list[Sample]:

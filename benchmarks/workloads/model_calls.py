@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-from benchmarks.case import OURS, Case, Place, Sample, Scale
+from benchmarks.case import FLUSHED, MEMORY, OURS, Case, Contender, Place, Sample, Scale
 from benchmarks.children.process import first_line, start
 from benchmarks.floors import bare_sdk
 from understudy import Agent, AnthropicProvider, Endpoint, System, tool
@@ -49,8 +49,8 @@ def cases(_scale: Scale) -> Iterator[Case]:
     """Each transport."""
     for transport in TRANSPORTS:
         contenders = {
-            OURS: partial(_measure, converse=partial(_ours, transport=transport)),
-            bare_sdk.NAME: partial(_measure, converse=partial(_bare, transport=transport)),
+            OURS: Contender(partial(_measure, converse=partial(_ours, transport=transport)), FLUSHED),
+            bare_sdk.NAME: Contender(partial(_measure, converse=partial(_bare, transport=transport)), MEMORY),
         }
         yield Case(NAME, transport, contenders)
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from benchmarks.actors import Gate, Worker
-from benchmarks.case import OURS, Case, Place, Sample, Scale
+from benchmarks.case import FLUSHED, OURS, Case, Contender, Place, Sample, Scale, Task
 from benchmarks.children.process import first_line, start
 from understudy import System
 
@@ -19,7 +19,9 @@ NAME = "reopening"
 
 def cases(scale: Scale) -> Iterator[Case]:
     """One case."""
-    yield Case(NAME, case_name(scale), {OURS: measure})
+    yield Case(
+        NAME, case_name(scale), {OURS: Contender(measure, FLUSHED)}, Task(name="reopen", count=scale.reopen_actors)
+    )
 
 
 def case_name(scale: Scale) -> str:

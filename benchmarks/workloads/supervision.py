@@ -7,7 +7,7 @@ from functools import partial
 
 import msgspec
 
-from benchmarks.case import OURS, Case, Place, Sample, Scale
+from benchmarks.case import FLUSHED, KERNEL, OURS, Case, Contender, Place, Sample, Scale
 from benchmarks.children.process import first_line, start
 
 NAME = "supervision"
@@ -19,9 +19,13 @@ def cases(scale: Scale) -> Iterator[Case]:
     """Few and many children, with hooks and without; a failure among few and many actors."""
     for cls in CLASSES:
         for count in scale.static_children:
-            yield Case(NAME, children_name(count, cls), {OURS: partial(measure_children, count=count, cls=cls)})
+            yield Case(
+                NAME,
+                children_name(count, cls),
+                {OURS: Contender(partial(measure_children, count=count, cls=cls), FLUSHED)},
+            )
     for count in scale.failure_actors:
-        yield Case(NAME, failure_name(count), {OURS: partial(measure_failures, count=count)})
+        yield Case(NAME, failure_name(count), {OURS: Contender(partial(measure_failures, count=count), KERNEL)})
 
 
 def children_name(count: int, cls: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmarks.actors import Counter
-from benchmarks.case import OURS, Case, Measure, Place, Sample, Scale
+from benchmarks.case import FLUSHED, OURS, Case, Contender, Place, Sample, Scale, Task
 from benchmarks.floors import group_commits
 from understudy import Limits, System
 
@@ -17,22 +17,28 @@ NAME = "tells"
 
 IN_FLIGHT = 200  # fewer than `Limits.window_messages`: the mailbox stays in memory
 IN_FLIGHT_DEEP = 5_000  # more: most of the mailbox waits on disk
-SENDERS = 256
+SENDERS = 100
 
 
 def cases(_scale: Scale) -> Iterator[Case]:
     """One sender that does not wait for each tell, and many that do, to one actor."""
     for in_flight in (IN_FLIGHT, IN_FLIGHT_DEEP):
-        contenders: dict[str, Measure] = {
-            OURS: partial(_measure_pipelined, in_flight=in_flight),
-            group_commits.NAME: partial(group_commits.measure, callers=in_flight),
+        contenders = {
+            OURS: Contender(partial(_measure_pipelined, in_flight=in_flight), FLUSHED),
+            group_commits.NAME: Contender(partial(group_commits.measure, callers=in_flight), FLUSHED),
         }
-        yield Case(NAME, f"1 to 1, {in_flight:,} in flight", contenders)
+        task = Task(name="tells") if in_flight == IN_FLIGHT else None
+        yield Case(NAME, one_to_one_name(in_flight), contenders, task)
     contenders = {
-        OURS: _measure_fan_in,
-        group_commits.NAME: partial(group_commits.measure, callers=SENDERS),
+        OURS: Contender(_measure_fan_in, FLUSHED),
+        group_commits.NAME: Contender(partial(group_commits.measure, callers=SENDERS), FLUSHED),
     }
-    yield Case(NAME, f"{SENDERS} to 1", contenders)
+    yield Case(NAME, f"{SENDERS} to 1", contenders, Task(name="fan-in", callers=SENDERS))
+
+
+def one_to_one_name(in_flight: int = IN_FLIGHT) -> str:
+    """Name the case of one sender that has so many tells under way."""
+    return f"1 to 1, {in_flight:,} in flight"
 
 
 def _measure_pipelined(place: Place, in_flight: int) -> list[Sample]:

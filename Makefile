@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 .PHONY: help demo test check bench bench-peers soak clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## kill an agent in the middle of its work and watch it go on
 	$(BIN)/understudy demo

@@ -9,18 +9,32 @@ from benchmarks.peers.peer import Peer, with_peers
 from benchmarks.workloads import (
     agent_history,
     asks,
+    ground,
     growth,
     idle_memory,
     model_calls,
     reopening,
     supervision,
     tells,
+    tracing,
     workflows,
 )
 
 WORKLOADS: Mapping[str, Callable[[Scale], Iterable[Case]]] = {
     workload.NAME: workload.cases
-    for workload in (asks, tells, workflows, idle_memory, reopening, growth, agent_history, model_calls, supervision)
+    for workload in (
+        ground,
+        asks,
+        tells,
+        workflows,
+        tracing,
+        idle_memory,
+        reopening,
+        growth,
+        agent_history,
+        model_calls,
+        supervision,
+    )
 }
 
 

@@ -24,10 +24,7 @@ async def measure(call: Call, callers: int, seconds: float, directory: Path | No
     before = flushes(directory) if directory is not None else None
     times, took_s = await _load(call, callers, seconds)
     after = flushes(directory) if directory is not None else None
-    samples = [Sample("rate", "/s", len(times) / took_s), *_of(times)]
-    if before is not None and after is not None:
-        samples.append(Sample("flushes per call", "", (after - before) / len(times)))
-    return samples
+    return summary(times, took_s, before, after)
 
 
 async def per_second(call: Call, callers: int, seconds: float) -> float:
@@ -72,7 +69,14 @@ async def _load(call: Call, callers: int, seconds: float) -> tuple[list[float], 
     return times, now() - began
 
 
-def _of(times: list[float]) -> list[Sample]:
+def summary(times: list[float], took_s: float, before: int | None, after: int | None) -> list[Sample]:
+    """Return what calls that took these *times*, in seconds, come to; *before* and *after* are counts of flushes."""
     micros = sorted(each * 1e6 for each in times)
-    middle = micros[len(micros) // 2]
-    return [Sample("p50", "µs", middle, quantiles(micros)), Sample("p99", "µs", micros[int(len(micros) * 0.99)])]
+    samples = [
+        Sample("rate", "/s", len(times) / took_s),
+        Sample("p50", "µs", micros[len(micros) // 2], quantiles(micros)),
+        Sample("p99", "µs", micros[int(len(micros) * 0.99)]),
+    ]
+    if before is not None and after is not None:
+        samples.append(Sample("flushes per call", "", (after - before) / len(times)))
+    return samples

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks import hardware, versions
+
 _FLUSHES = 500
 _PAGE = 4096
 # A disk, even one with a cache that survives a power cut, takes longer than this to say that it has the data.
@@ -29,6 +31,12 @@ class Machine(msgspec.Struct, frozen=True):
     understudy: str
     fdatasync_p50_us: float
     fdatasync_p99_us: float
+    cpu: str = hardware.UNKNOWN
+    memory_bytes: int = 0
+    file_system: str = hardware.UNKNOWN
+    write_cache: str = hardware.UNKNOWN
+    libraries: dict[str, str] = {}
+    commit: str = ""
 
     @property
     def has_disk(self) -> bool:
@@ -47,6 +55,12 @@ def look(directory: Path) -> Machine:
         understudy=version("understudy"),
         fdatasync_p50_us=statistics.median(flushes),
         fdatasync_p99_us=flushes[int(len(flushes) * 0.99)],
+        cpu=hardware.cpu(),
+        memory_bytes=hardware.memory_bytes(),
+        file_system=hardware.file_system(directory),
+        write_cache=hardware.write_cache(directory),
+        libraries=versions.libraries(),
+        commit=versions.commit(),
     )
 
 

@@ -19,7 +19,11 @@ from benchmarks.catalogue import WORKLOADS, all_cases
 from benchmarks.machine import Others, look
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.peer import Peer
-from benchmarks.report import Report, Told, show, write
+from benchmarks.report import Report, Told
+from benchmarks.reporting.files import write
+from benchmarks.reporting.page import make
+from benchmarks.reporting.questions import seeds
+from benchmarks.reporting.terminal import show
 from benchmarks.run import run
 from benchmarks.sample import NotMeasured
 
@@ -33,7 +37,9 @@ _WIDTH_IN_FILES = 130
 @click.option("--peer", "named", multiple=True, help="Measure the peers whose name begins so; repeatable.")
 @click.option("--repeats", type=click.IntRange(min=1), help="Samples of each figure.")
 @click.option("--quick", is_flag=True, help="One short repetition with smaller numbers: shows that all works.")
-@click.option("--json", "path", type=click.Path(path_type=Path, dir_okay=False), help="Write the result here.")
+@click.option(
+    "--json", "path", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here, and nothing else."
+)
 def main(
     only: tuple[str, ...],
     named: tuple[str, ...],
@@ -77,10 +83,13 @@ def main(
         missing=[*absent, *missing],
         peers=told,
         aims=judge(figures, machine, scale),
+        seeds=seeds(),
     )
     show(report, console)
-    path = path or RESULTS / f"{started:%Y-%m-%dT%H%M%S}.json"
-    write(report, path)
+    if path is None:
+        path = make(report, RESULTS / f"{started:%Y-%m-%dT%H%M%S}")
+    else:
+        write(report, path)
     console.print(f"\nwritten to {path}", highlight=False)
 
 

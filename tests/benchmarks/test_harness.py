@@ -15,7 +15,9 @@ from benchmarks.case import FLUSHED, OURS, Case, Contender, Figure, Key, Place, 
 from benchmarks.catalogue import WORKLOADS, all_cases
 from benchmarks.floors import group_commits, upserts
 from benchmarks.machine import FLUSH_US_MIN, Machine, look
-from benchmarks.report import Report, number, show, write
+from benchmarks.report import Report
+from benchmarks.reporting.files import write
+from benchmarks.reporting.terminal import show
 from benchmarks.run import run
 
 TINY = Scale(
@@ -160,13 +162,6 @@ def test_the_machine_tells_how_long_a_flush_takes(tmp_path):
     assert 0 < machine.fdatasync_p50_us <= machine.fdatasync_p99_us
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(123_456.7, "123,457"), (12.3456, "12.35"), (0.012345, "0.01235"), (-0.27, "-0.27")]
-)
-def test_numbers_have_four_digits_that_count(value, text):
-    assert number(value) == text
-
-
 def test_the_command_measures_prints_and_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(program, "QUICK", TINY)
@@ -175,9 +170,20 @@ def test_the_command_measures_prints_and_writes(tmp_path, monkeypatch):
     result = CliRunner().invoke(program.main, ["--quick", "--only", "asks", "--repeats", "2", "--json", str(path)])
 
     assert result.exit_code == 0, result.output
-    assert re.search(r"asks: 4 callers +rate +understudy", result.output)
+    assert re.search(r"^4 callers *\n +understudy +disk ", result.output, re.MULTILINE)
     assert {len(row["samples"]) for row in json.loads(path.read_text(encoding="utf-8"))["figures"]} == {2}
     assert not list((tmp_path / "results").iterdir())
+
+
+def test_the_machine_is_told_without_names_and_places(tmp_path):
+    machine = look(tmp_path)
+
+    assert machine.cpu
+    assert machine.memory_bytes > 0
+    assert machine.libraries.keys() >= {"aiosqlite", "anthropic", "msgspec"}
+    told = repr(machine)
+    assert str(Path.home()) not in told
+    assert str(tmp_path) not in told
 
 
 def test_results_are_not_for_the_repository():

@@ -25,6 +25,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     repeats: int = 3
     seconds: float = 1.0  # of one sample of a rate
     callers: tuple[int, ...] = (1, 64, 256, 1024)
+    spawn_actors: int = 10_000
     memory_actors: int = 50_000
     reopen_actors: int = 10_000
     growth_actors: tuple[int, int] = (1_000, 1_000_000)
@@ -38,6 +39,7 @@ FULL = Scale()
 QUICK = Scale(
     repeats=1,
     seconds=0.25,
+    spawn_actors=2_000,
     memory_actors=10_000,
     reopen_actors=2_000,
     growth_actors=(1_000, 100_000),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.flushes import flushes
 from benchmarks.sample import Sample, quantiles
 
 Call = Callable[[int], Awaitable[object]]
+BlockingCall = Callable[[int], object]
 _WARM_CALLS = 20
 
 
@@ -25,6 +28,44 @@ async def measure(call: Call, callers: int, seconds: float, directory: Path | No
     times, took_s = await _load(call, callers, seconds)
     after = flushes(directory) if directory is not None else None
     return summary(times, took_s, before, after)
+
+
+def measure_blocking(call: BlockingCall, callers: int, seconds: float) -> list[Sample]:
+    """Do the same with a thread per caller, for calls that block theirs."""
+    now = time.perf_counter
+    times: list[list[float]] = [[] for _ in range(callers)]
+    until = 0.0
+    warm = threading.Barrier(callers + 1)
+    start = threading.Event()
+
+    def caller(number: int) -> None:
+        try:
+            for _ in range(max(1, _WARM_CALLS // callers)):
+                call(number)
+        finally:
+            warm.wait()
+        start.wait()
+        began = now()
+        while True:
+            call(number)
+            ended = now()
+            times[number].append(ended - began)
+            if ended >= until:
+                return
+            began = ended
+
+    with ThreadPoolExecutor(callers) as threads:
+        ends = [threads.submit(caller, number) for number in range(callers)]
+        warm.wait()
+        gc.collect()
+        began = now()
+        until = began + seconds
+        start.set()
+    took_s = now() - began
+    for end in ends:
+        end.result()
+    every = [each for of_one in times for each in of_one]
+    return [Sample("rate", "/s", len(every) / took_s), *_of(every)]
 
 
 async def per_second(call: Call, callers: int, seconds: float) -> float:

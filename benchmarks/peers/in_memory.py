@@ -2,6 +2,56 @@
 
 from __future__ import annotations
 
+from benchmarks.case import MEMORY
+from benchmarks.peers.environment import Environment
 from benchmarks.peers.peer import Peer
 
-IN_MEMORY: tuple[Peer, ...] = ()
+_ALL = frozenset({"asks", "tells", "fan-in", "spawn", "memory"})
+_XOSCAR = Environment("xoscar", ("xoscar==0.12.2",), tells=("xoscar",))
+
+IN_MEMORY: tuple[Peer, ...] = (
+    Peer(
+        name="autogen-core",
+        program="autogen_agents",
+        environment=Environment("autogen", ("autogen-core==0.7.5",), tells=("autogen-core",)),
+        durability=MEMORY,
+        tasks=_ALL,
+        settings="SingleThreadedAgentRuntime with its tracing off (AUTOGEN_DISABLE_RUNTIME_TRACING) and its log silent; "
+        "asks are send_message, tells are publish_message to a topic with one subscriber.",
+    ),
+    Peer(
+        name="pykka",
+        program="pykka_actors",
+        environment=Environment("pykka", ("pykka==4.5.0",), tells=("pykka",)),
+        durability=MEMORY,
+        tasks=_ALL,
+        settings="Pinned to one CPU, where its threads hand over two to three times as fast as on two; ask and tell of "
+        "ActorRef, which cost less than proxies; each caller is a thread.",
+    ),
+    Peer(
+        name="xoscar",
+        program="xoscar_actors",
+        environment=_XOSCAR,
+        durability=MEMORY,
+        tasks=_ALL,
+        settings="An actor pool in the caller's own process, which is faster than one in another process.",
+    ),
+    Peer(
+        name="xoscar, batches of 100",
+        program="xoscar_actors",
+        environment=_XOSCAR,
+        durability=MEMORY,
+        tasks=frozenset({"tells", "fan-in"}),
+        setting="batches",
+        settings="The same pool; 100 messages go in one call of its batch API and are awaited.",
+    ),
+    Peer(
+        name="Ray",
+        program="ray_actors",
+        environment=Environment("ray", ("ray==2.60.0",), tells=("ray",)),
+        durability=MEMORY,
+        tasks=_ALL,
+        settings="One node, no dashboard; each of its actors is a process, so callers share one async actor per CPU, "
+        "and spawn and memory take 16 actors.",
+    ),
+)

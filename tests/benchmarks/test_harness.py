@@ -24,6 +24,7 @@ TINY = Scale(
     repeats=1,
     seconds=0.01,
     callers=(1, 4),
+    spawn_actors=20,
     memory_actors=50,
     reopen_actors=20,
     growth_actors=(20, 40),

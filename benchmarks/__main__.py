@@ -126,11 +126,12 @@ def _install(peers: Sequence[Peer], bar: Progress) -> tuple[list[Peer], list[Tol
         bar.update(task, description=f"installing {peer.name}", refresh=True)
         try:
             peer.environment.install()
+            versions = peer.environment.versions()
         except NotMeasured as reason:
             absent.append(Missing("all", "all", peer.name, str(reason)))
         else:
             installed.append(peer)
-            told.append(Told(peer.name, peer.durability, peer.settings, peer.environment.versions()))
+            told.append(Told(peer.name, peer.durability, peer.settings, versions))
         bar.advance(task)
     return installed, told, absent
 

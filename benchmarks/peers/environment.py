@@ -58,15 +58,17 @@ class Environment(msgspec.Struct, frozen=True):
         stamp.write_text(wanted, encoding="utf-8")
 
     def versions(self) -> dict[str, str]:
-        """Return what is installed of what it `tells`."""
-        command = [str(self.python), "-c", _VERSIONS, *self.tells]
-        told: dict[str, str] = json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-        )
+        """Return what is installed of what it `tells`.
+
+        Raises:
+            NotMeasured: Something of it is not installed.
+        """
+        told: dict[str, str] = json.loads(_run([str(self.python), "-c", _VERSIONS, *self.tells], self.directory))
         return told
 
 
-def _run(command: list[str], directory: Path) -> None:
+def _run(command: list[str], directory: Path) -> str:
+    """Return what the command printed."""
     try:
         done = subprocess.run(
             command, cwd=directory, check=False, capture_output=True, text=True, timeout=_INSTALL_S_MAX
@@ -76,3 +78,4 @@ def _run(command: list[str], directory: Path) -> None:
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["no word"]
         raise NotMeasured(f"not installed: {Path(command[0]).name} ended with {done.returncode}: {said[-1].strip()}")
+    return done.stdout

@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -25,10 +27,11 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """Another system, set as its documentation recommends for speed."""
 
     name: str  # as the report calls it, with the setting
-    program: str  # of `benchmarks.peers.programs`
+    program: str  # a module of *package*
     environment: Environment
     durability: str
     tasks: frozenset[str]  # which of them it has an equivalent for
+    package: str = "benchmarks.peers.programs"
     setting: str = ""
     settings: str = ""  # what the report says about them
     callers_max: int = 1_024
@@ -52,8 +55,10 @@ def _contender(peer: Peer, task: Task) -> Contender:
     )
 
 
-def measure(place: Place, peer: Peer, task: Task) -> list[Sample]:
+def measure(place: Place, peer: Peer, task: Task, seconds_max: float = _TASK_S_MAX) -> list[Sample]:
     """Let the peer's program do the task in a process of its own.
+
+    When it has ended, or has taken *seconds_max*, what it started and left behind is killed.
 
     Raises:
         NotMeasured: It is not installed, ended with an error, or took too long.
@@ -66,38 +71,43 @@ def measure(place: Place, peer: Peer, task: Task) -> list[Sample]:
         "callers": task.callers,
         "count": task.count,
     }
-    command = [str(peer.environment.python), "-m", f"benchmarks.peers.programs.{peer.program}", task.name]
-    with (place.own / "errors").open("w+b") as errors:
+    command = [str(peer.environment.python), "-m", f"{peer.package}.{peer.program}", task.name]
+    # Files, not pipes: what the program leaves behind would keep a pipe open. Not in its directory: that is empty.
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
         # A session of its own, so that whatever it started ends with it.
         child = subprocess.Popen(
             [*command, json.dumps(job)],
             cwd=_ROOT,
-            stdout=subprocess.PIPE,
+            stdout=said,
             stderr=errors,
-            text=True,
             start_new_session=True,
         )
         try:
-            said, _ = child.communicate(timeout=_TASK_S_MAX)
+            child.wait(timeout=seconds_max)
         except subprocess.TimeoutExpired:
-            raise NotMeasured(f"took longer than {_TASK_S_MAX:g} s") from None
+            raise NotMeasured(f"took longer than {seconds_max:g} s") from None
         finally:
             _end(child)
-        answers = [json.loads(line.removeprefix(MARK)) for line in said.splitlines() if line.startswith(MARK)]
-        if child.returncode == UNABLE:
+        lines = [line for line in _text(said).splitlines() if line.startswith(MARK)]
+        answers = [json.loads(line.removeprefix(MARK)) for line in lines]
+        if child.returncode == UNABLE and answers:
             raise NotMeasured(answers[-1])
         if child.returncode != 0 or not answers:
-            errors.seek(0)
-            raise NotMeasured(f"ended with {child.returncode}: {_last_line(errors.read().decode(errors='replace'))}")
+            raise NotMeasured(f"ended with {child.returncode}: {_last_line(_text(errors))}")
     return [Sample(*answer) for answer in answers]
 
 
-def _end(child: subprocess.Popen[str]) -> None:
+def _end(child: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
     child.wait()
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
 
 
 def _last_line(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from benchmarks.sample import NotMeasured, Sample
 
-MARK = "sample "  # begins each line that is meant for us; libraries print as well
+MARK = "understudy sample: "  # begins each line that is meant for us; libraries print as well
 UNABLE = 3  # how a program ends that says why it cannot measure: the text follows on a line with the mark
 
 
@@ -26,11 +26,12 @@ class Job(NamedTuple):
 
 def serve(tasks: Mapping[str, Callable[[Job], Iterable[Sample]]]) -> None:
     """Do the task that the command line names; call it last in the program."""
+    # Each answer begins with a new line: a library may have left its own without an end.
     name, arguments = sys.argv[1], json.loads(sys.argv[2])
     job = Job(**{**arguments, "directory": Path(arguments["directory"])})
     try:
         for sample in tasks[name](job):
-            print(MARK + json.dumps(sample), flush=True)
+            print("\n" + MARK + json.dumps(sample), flush=True)
     except NotMeasured as reason:
-        print(MARK + json.dumps(str(reason)), flush=True)
+        print("\n" + MARK + json.dumps(str(reason)), flush=True)
         sys.exit(UNABLE)

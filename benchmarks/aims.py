@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from benchmarks.case import OURS, Figure, Key, Scale
+from benchmarks.case import FLUSHED, OURS, Figure, Key, Scale
 from benchmarks.floors import bare_sdk, group_commits, single_commits, upserts
 from benchmarks.machine import Machine
 from benchmarks.workloads import (
@@ -24,6 +24,8 @@ from benchmarks.workloads import (
 
 ASKS_PER_S_MIN = 25_000
 ASKS_FLUSH_US = 200  # on a machine where a flush takes about so long
+FLUSHES_PER_ASK_MIN = 0.99  # alone: each ask is a commit of its own; one may be under way when the clock stops
+FLUSHES_PER_ASK_OF_OTHERS_MIN = 0.9
 ASKS_OF_FLOOR_MIN = 0.25
 ALONE_COMMITS_MAX = 2.5
 WORKFLOW_COMMITS_MAX = 10.0
@@ -64,9 +66,11 @@ class _Medians:
 
 def judge(figures: Iterable[Figure], machine: Machine, scale: Scale) -> list[Aim]:
     """Return every aim whose figures were measured."""
+    figures = list(figures)
     medians = _Medians(figures)
     return [
         *_asks(medians, machine),
+        *_flushes(figures),
         *_workflows(medians),
         *_over_peers(medians),
         *_memory(medians),
@@ -105,6 +109,28 @@ def _asks(medians: _Medians, machine: Machine) -> Iterator[Aim]:
             f"≤ {ALONE_COMMITS_MAX:g}",
             ratio <= ALONE_COMMITS_MAX,
         )
+
+
+def _flushes(figures: Iterable[Figure]) -> Iterator[Aim]:
+    """Check that whatever says that its answers are on disk has told the disk."""
+    for figure in figures:
+        workload, case, name, contender = figure.key
+        if (workload, case, name) == (
+            asks.NAME,
+            asks.case_name(1),
+            "flushes per call",
+        ) and figure.durability == FLUSHED:
+            # The least of the samples: flushes of other programs are counted with ours, and can only be too many.
+            least = min(figure.samples)
+            least_min = FLUSHES_PER_ASK_MIN if contender == OURS else FLUSHES_PER_ASK_OF_OTHERS_MIN
+            whose = "" if contender == OURS else f", {contender}"
+            yield Aim(
+                f"flushes per durable ask, alone{whose}",
+                f"{least:.2f}",
+                f"≥ {least_min}",
+                least >= least_min,
+                "as the disk counts them, other programs' as well",
+            )
 
 
 def _workflows(medians: _Medians) -> Iterator[Aim]:

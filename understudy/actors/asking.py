@@ -79,6 +79,9 @@ def open_branch(turn: Turn) -> Iterator[None]:
         return
     if turn.open is None:
         turn.open = set()
+    if task in turn.open:  # It waits for a step that waits itself: for an amendment that asks the model.
+        yield
+        return
     turn.open.add(task)
     try:
         yield

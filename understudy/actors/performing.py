@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 from understudy.actors import parking
+from understudy.actors.apart import Apart
+from understudy.actors.asking import open_branch
 from understudy.actors.body import run_body
 from understudy.actors.failures import to_error, to_failure
 from understudy.actors.ladder import Input, Ladder, Verdict
@@ -90,57 +92,44 @@ async def perform(
         TurnEnded: The system ended the turn.
     """
     spec.decode = decode
-    outcome = await _outcome(turn, spec, arguments, key, slot)
+    turn.check(f"{spec.role} {spec.name}")
+    if slot is None:
+        slot = await turn.claim(f"{spec.role} {spec.name}", arguments, repeatable=spec.interrupted == "rerun", key=key)
+    outcome = slot.outcome
+    if outcome is None:
+        outcome = await _run_apart(turn, spec, slot)
+    elif spec.role != "tool" and not _is_unknown(outcome):  # The replayed call of a tool is told by its own turn.
+        turn.replayed(spec.name, slot, spec.role, spec.span)
     if outcome.value is not None:
         return turn.decode_stored(decode, outcome.value, f"the journaled result of {spec.role} {spec.name}")
     assert outcome.failure is not None
     raise to_error(outcome.failure, spec.name, spec.raises, role=spec.role)
 
 
-async def _outcome(turn: Turn, spec: Spec, arguments: bytes, key: str | None, slot: Slot | None) -> Outcome:
-    """Run a step of *turn*, or return what the journal knows of it, as an outcome."""
-    turn.check(f"{spec.role} {spec.name}")
-    if slot is None:
-        slot = await turn.claim(f"{spec.role} {spec.name}", arguments, repeatable=spec.interrupted == "rerun", key=key)
-    if slot.outcome is not None:
-        unknown_yet = slot.outcome.failure is not None and slot.outcome.failure.type == OutcomeUnknown.__name__
-        if spec.role != "tool" and not unknown_yet:  # The replayed call of a tool is told by its own turn.
-            turn.replayed(spec.name, slot, spec.role, spec.span)
-        return slot.outcome
+def _is_unknown(outcome: Outcome) -> bool:
+    return outcome.failure is not None and outcome.failure.type == OutcomeUnknown.__name__
+
+
+async def _run_apart(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
+    """Run the step in the task that asked for it, which ends it with itself, but in a context of its own."""
+    task = asyncio.current_task()
+    assert task is not None
+    cancels = task.cancelling()
     context = contextvars.copy_context()
     context.run(scope.set, turn.inside(f"{spec.role} {spec.name}"))
-    task = asyncio.get_running_loop().create_task(
-        _body(turn, spec, slot), name=f"understudy-{spec.role} {spec.name}", context=context
-    )
-    if turn.open is None:
-        turn.open = set()
-    turn.open.add(task)
-    task.add_done_callback(turn.open.discard)
     parking.begin_step(turn)
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        # The branch that asked for it is gone (a timeout, a cancelled sibling): the step must not outlive it.
-        task.cancel()
-        while not task.done():
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # Seen: what becomes of the turn was decided already.
-        raise
-    finally:
-        parking.end_step(turn)
-    if task.cancelled():
-        turn.check(f"{spec.role} {spec.name}")
-        raise asyncio.CancelledError
-    return task.result()
-
-
-async def _body(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
     slot.running = True
     try:
-        return await _attempts(turn, spec, slot)
+        with open_branch(turn):
+            outcome = await Apart(_attempts(turn, spec, slot), context)
     finally:
         slot.running = False
+        parking.end_step(turn)
+    if task.cancelling() > cancels:
+        # The body swallowed it. Its outcome counts, but who asked for it is gone (a timeout, a cancelled sibling).
+        await asyncio.sleep(0)  # What the body did to its own task arrives here.
+        raise asyncio.CancelledError
+    return outcome
 
 
 async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from understudy.actors.failures import to_failure
@@ -34,6 +35,9 @@ async def run_function(function: Callable[..., Any], args: tuple[Any, ...], kwar
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether a call of *function* needs no thread."""
     target = function.func if isinstance(function, functools.partial) else function
+    code = getattr(target, "__code__", None)
+    if isinstance(code, CodeType) and code.co_flags & inspect.CO_COROUTINE:
+        return True  # Of most functions this is all there is to know.
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
 
 

@@ -97,17 +97,18 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 _decode = msgspec.msgpack.Decoder(Rungs).decode
+_NONE = Rungs()
 
 
 def rungs_of(journal: Journal, slot: Slot) -> Rungs:
     """Return how far the ladder of a step is; rungs that do not decode are none: the ladder begins anew."""
     body = journal.ladder(slot)
     if body is None:
-        return Rungs()
+        return _NONE
     try:
         return _decode(body)
     except msgspec.MsgspecError:
-        return Rungs()
+        return _NONE
 
 
 def _broken_off(decision: Decision, error: Exception, failure: Failure, broken: Exception) -> Verdict:
@@ -126,6 +127,8 @@ class Ladder:
 
     `policies` are asked in order; an error that none of them names is the handler's to deal with.
     """
+
+    __slots__ = ("policies", "rungs", "slot", "turn")
 
     def __init__(self, turn: Turn, slot: Slot, policies: Sequence[Policy]) -> None:
         self.turn = turn
@@ -216,7 +219,7 @@ class Ladder:
     def keep(self) -> None:
         """Keep the ladder with the value that the step has now, in the open batch; later calls may count on it."""
         turn = self.turn
-        if self.rungs == Rungs() or turn.is_fenced():
+        if self.rungs == _NONE or turn.is_fenced():
             return
         ladder = turn.ensure_journal().keep_ladder(self.slot)
         if ladder is not None:

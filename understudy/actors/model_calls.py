@@ -84,7 +84,7 @@ class ModelCalls:
             policies=(call.rules,),
             witness=_ModelWitness(self._turn, span, lambda: self._requests.model),
         )
-        spec.input = lambda: call
+        spec.input = lambda _spec: call
         with contextlib.closing(paid):
             answer = await self._perform(spec, key, call.slot)
         self.stream.answered(number, answer)

@@ -64,7 +64,7 @@ class Spec:
         self.function = function
         self.quiet = quiet  # its turn tells the trace about it
         self.witness = witness
-        self.input: Callable[[], Input] | None = None  # what amendments change
+        self.input: Callable[[Spec], Input] | None = None  # what amendments change
         self.span = span
         self.gate = gate  # waits for the body's permission to start
         self.decode: Callable[[bytes], Any] | None = None  # reads its result
@@ -170,7 +170,7 @@ async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
 
 
 def _input(spec: Spec) -> Input | None:
-    return spec.input() if spec.input is not None else None
+    return spec.input(spec) if spec.input is not None else None
 
 
 async def _begin(turn: Turn, spec: Spec, slot: Slot, ladder: Ladder, witness: Witness) -> None:

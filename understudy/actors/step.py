@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
@@ -23,6 +24,30 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+
+
+class _Resolved:
+    """The types and the parameters of a function."""
+
+    __slots__ = ("_names", "_needed", "parameters", "signature")
+
+    def __init__(self, signature: Signature, parameters: inspect.Signature) -> None:
+        self.signature = signature
+        self.parameters = parameters
+        self._names: list[str] = []  # of the parameters that arguments by position go to
+        self._needed = 0  # how many arguments by position are enough
+        for each in parameters.parameters.values():
+            by_position = each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+            if by_position:
+                self._names.append(each.name)
+            if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                self._needed = len(self._names) if by_position else sys.maxsize
+
+    def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the given arguments by name; raises TypeError when the function does not take them."""
+        if not kwargs and self._needed <= len(args) <= len(self._names):
+            return dict(zip(self._names, args, strict=False))  # What `bind` finds as well, in ten times the time.
+        return dict(self.parameters.bind(*args, **kwargs).arguments)
 
 
 class Step(Generic[P, R_co]):
@@ -53,7 +78,7 @@ class Step(Generic[P, R_co]):
         self.interrupted: Interrupted = interrupted
         self._key: str | None = None
         self._instance: Any = None
-        self._signatures: dict[type[Any] | None, tuple[Signature, inspect.Signature]] = {}
+        self._signatures: dict[type[Any] | None, _Resolved] = {}
         self.__doc__ = getattr(function, "__doc__", None)
         self.__wrapped__ = function
 
@@ -95,9 +120,9 @@ class Step(Generic[P, R_co]):
         if turn is None:
             return await run_function(self.function, args, kwargs)
         turn.check(f"step {self.name}")
-        signature, parameters = self._resolved()
+        resolved = self._resolved()
         try:
-            bound = parameters.bind(*args, **kwargs)
+            given = resolved.by_name(args, kwargs)
         except TypeError as error:
             raise InvalidArguments(f"step {self.name}: {error}.") from error
         spec = Spec(
@@ -108,10 +133,10 @@ class Step(Generic[P, R_co]):
             raises=self.raises,
             interrupted=self.interrupted,
         )
-        spec.input = functools.partial(Arguments, self, turn, spec, bound.arguments)
+        spec.input = functools.partial(Arguments, self, turn, given)
         # The order of keyword arguments says nothing, so they are matched by name.
-        arguments = digest(dict(bound.arguments))
-        decode = turn.activation.system.registry.decoder(signature.returns)
+        arguments = digest(given)
+        decode = turn.activation.system.registry.decoder(resolved.signature.returns)
         return await perform(turn, spec, arguments, decode, key=self._key)
 
     def policies(self, turn: Turn) -> tuple[Policy, ...]:
@@ -119,13 +144,13 @@ class Step(Generic[P, R_co]):
         of_actor = turn.activation.type.cls.call_policy
         return (of_actor,) if self.policy is None else (self.policy, of_actor)
 
-    def _resolved(self) -> tuple[Signature, inspect.Signature]:
+    def _resolved(self) -> _Resolved:
         """Return the types and the parameters of the function; found once for each class that has it."""
         instance: object = self._instance
         owner: type[Any] | None = None if instance is None else type(instance)
         known = self._signatures.get(owner)
         if known is None:
-            known = self._signatures[owner] = (self._resolve(), inspect.signature(self.function))
+            known = self._signatures[owner] = _Resolved(self._resolve(), inspect.signature(self.function))
         return known
 
     def _resolve(self) -> Signature:
@@ -155,13 +180,14 @@ class Step(Generic[P, R_co]):
 class Arguments:
     """The arguments of one step, as amendments take and change them: a dict by name, defaults included."""
 
-    def __init__(self, step: Step[..., Any], turn: Turn, spec: Spec, given: Mapping[str, Any]) -> None:
+    def __init__(self, step: Step[..., Any], turn: Turn, given: Mapping[str, Any], spec: Spec) -> None:
         self._turn = turn
         self._spec = spec
         self._function = step.function
         self._what = f"the amended arguments of {spec.role} {spec.name}"
-        signature, self._parameters = step._resolved()
-        self._decode = turn.activation.system.registry.decoder(signature.arguments)
+        resolved = step._resolved()
+        self._parameters = resolved.parameters
+        self._decode = turn.activation.system.registry.decoder(resolved.signature.arguments)
         self._bound = self._bind(given)
 
     async def given(self) -> dict[str, Any]:

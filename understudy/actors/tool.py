@@ -101,7 +101,7 @@ class Tool(Step[P, R_co]):
 
     def signature(self) -> Signature:
         """Return its parameters and result, resolved."""
-        return self._resolved()[0]
+        return self._resolved().signature
 
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         turn = scope.get()
@@ -171,7 +171,7 @@ class ToolType(ActorType):
             quiet=True,
             gate=self._wait_rate if tool.rate is not None else None,
         )
-        spec.input = functools.partial(Arguments, tool, turn, spec, given)
+        spec.input = functools.partial(Arguments, tool, turn, given)
         return await perform(turn, spec, b"", bound.wire.decode_result)
 
     async def _wait_rate(self) -> None:

@@ -18,7 +18,7 @@ FailureKind = Literal[
 ]
 
 
-class Failure(msgspec.Struct, frozen=True, array_like=True):
+class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An error as data."""
 
     kind: FailureKind
@@ -29,7 +29,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     dead_letter: str | None = None
 
 
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
+class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How something ended: exactly one of value and failure is set."""
 
     value: bytes | None = None
@@ -40,7 +40,7 @@ _LADDER: Final = b"+ladder"  # follows the number that a step's key ends with
 _RUNGS: Final = "Ladder"  # type of the failure that the ladder of an unfinished step is stored as
 
 
-class JournalEntry(msgspec.Struct, frozen=True):
+class JournalEntry(msgspec.Struct, frozen=True, gc=False):
     """One row of a running turn's journal.
 
     `after` is the key of the step before it in the same branch, `child` the number of the message that was asked.
@@ -106,7 +106,7 @@ class Slot:
         self.child: int | None = None  # number of the message that was asked
         self.wait: str | None = None  # id of the record that says what it waits for outside
         self.lasts = False  # a ladder that goes on in the attempt of the turn which it has decided about
-        self._waiters: list[asyncio.Future[Outcome]] = []
+        self._waiters: list[asyncio.Future[Outcome]] | None = None
 
     def is_open(self) -> bool:
         """Whether it has no outcome yet."""
@@ -116,25 +116,31 @@ class Slot:
         """Give the outcome to whoever waits for this step."""
         self.outcome = outcome
         self.running = False
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(outcome)
-        self._waiters.clear()
+        for waiter in self._taken():
+            waiter.set_result(outcome)
 
     def interrupt(self, error: Exception) -> None:
         """Wake whoever waits with *error*; the outcome may still come."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
-        self._waiters.clear()
+        for waiter in self._taken():
+            waiter.set_exception(error)
 
     async def wait_outcome(self) -> Outcome:
         """Return the outcome once there is one; cancelling one waiter disturbs no other."""
         if self.outcome is None:
             waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            if self._waiters is None:
+                self._waiters = []
             self._waiters.append(waiter)
             return await waiter
         return self.outcome
+
+    def _taken(self) -> list[asyncio.Future[Outcome]]:
+        """Return those who still wait, for the last time."""
+        if self._waiters is None:  # As of most steps.
+            return []
+        waiting = [waiter for waiter in self._waiters if not waiter.done()]
+        self._waiters = None
+        return waiting
 
 
 class Journal:
@@ -153,6 +159,7 @@ class Journal:
         self.progressed = False  # something was journaled in this life
         self.replaying = False  # this attempt may find outcomes of an earlier one
         self.undecodable: Exception | None = None  # why a stored outcome cannot be read: the actor is to be held
+        self._count = 0
         self._groups: dict[bytes, list[Slot]] = {}
         self._numbers: dict[bytes, int] = {}  # the next number of equal steps
         self._gone: dict[bytes, bytes | None] = {}  # forgotten steps: what their branch made before them
@@ -160,7 +167,7 @@ class Journal:
     @property
     def count(self) -> int:
         """How many steps the message has made, those of earlier attempts and lives included."""
-        return sum(map(len, self._groups.values()))
+        return self._count
 
     def remember(self, entry: JournalEntry) -> None:
         """Take over a stored row."""
@@ -258,7 +265,10 @@ class Journal:
         With *guess* also one of which no earlier step of its branch was claimed yet: they may be gone from the code, or
         their branch is late. So other branches get a chance before somebody guesses.
         """
-        candidates = [slot for slot in self._groups.get(group, ()) if not slot.claimed]
+        equal = self._groups.get(group)
+        if equal is None:
+            return None
+        candidates = [slot for slot in equal if not slot.claimed]
         after = lineage.key if lineage is not None else None
         for slot in candidates:
             if slot.after == after:
@@ -271,8 +281,9 @@ class Journal:
     def begin(self, group: bytes, lineage: Lineage | None) -> Slot:
         """Return a new step."""
         # A number is not given twice while a row of that number may be there: it would be overwritten.
-        slot = Slot(group + b"#%d" % self._numbers.get(group, 0), lineage.key if lineage is not None else None)
-        return self._claimed(self._add(slot))
+        number = self._numbers.get(group, 0)
+        slot = Slot(group + b"#%d" % number, lineage.key if lineage is not None else None)
+        return self._claimed(self._put(slot, group, number))
 
     def claim_covered(self, slot: Slot) -> list[Slot]:
         """Claim the steps that the outcome of *slot* stands for, and return them: they are not asked for again.
@@ -345,12 +356,17 @@ class Journal:
         del self.slots[slot.key]
         self._gone[slot.key] = slot.after
         self._groups[slot.key.rpartition(b"#")[0]].remove(slot)
+        self._count -= 1
 
     def _add(self, slot: Slot) -> Slot:
         group, _, number = slot.key.rpartition(b"#")
+        return self._put(slot, group, int(number))
+
+    def _put(self, slot: Slot, group: bytes, number: int) -> Slot:
         self.slots[slot.key] = slot
         self._groups.setdefault(group, []).append(slot)
-        self._numbers[group] = max(self._numbers.get(group, 0), int(number) + 1)
+        self._numbers[group] = max(self._numbers.get(group, 0), number + 1)
+        self._count += 1
         return slot
 
     def _claimed(self, slot: Slot) -> Slot:

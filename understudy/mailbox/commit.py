@@ -171,6 +171,8 @@ class Committer:
         self._linger: asyncio.Future[None] | None = None  # set while nobody waits for what there is
         self._room: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
+        # Kept, as each `get_running_loop` of CPython 3.11 asks for the process id.
+        self._loop: asyncio.AbstractEventLoop
         self._closing = False
         self._flying: Batch | None = None
         self.taking: Callable[[Batch], None] = lambda _batch: None  # called before a batch is written
@@ -178,7 +180,8 @@ class Committer:
 
     def start(self) -> None:
         """Start the task that commits."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="understudy-committer")
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(), name="understudy-committer")
 
     def touch(self) -> Batch:
         """Return the open batch, to be changed at once, and see that it will be committed."""
@@ -226,9 +229,10 @@ class Committer:
             if flying is None:
                 return
             batch = flying
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = self._loop.create_future()
         batch.waiters.append(waiter)
-        self.hurry()
+        if self._linger is not None:
+            self.hurry()
         await waiter
 
     async def stop(self) -> None:
@@ -247,14 +251,13 @@ class Committer:
             self._fail(error, self.open)
 
     async def _commit_all(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             if not self.open.work:
                 if self._closing:
                     return
-                self._wake = loop.create_future()
+                self._wake = self._loop.create_future()
                 await self._wake
-            await self._wanted(loop)
+            await self._wanted()
             await self._quiet()
             batch = self.open
             if not batch.work:
@@ -272,7 +275,7 @@ class Committer:
                 self._fail(error, batch)
                 return
 
-    async def _wanted(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _wanted(self) -> None:
         """Wait until somebody waits for the open batch, or for a moment.
 
         What a step leaves behind rides in the commit that the next step waits for: half as many commits.
@@ -280,8 +283,8 @@ class Committer:
         batch = self.open
         if batch.released or batch.waiters or batch.work >= self.LINGER_WORK or self._closing:
             return
-        linger = self._linger = loop.create_future()
-        timer = loop.call_later(self.LINGER_S, self.hurry)
+        linger = self._linger = self._loop.create_future()
+        timer = self._loop.call_later(self.LINGER_S, self.hurry)
         await linger
         timer.cancel()
 

@@ -39,6 +39,18 @@ async def settle_task(work: Coroutine[Any, Any, T]) -> T:
     return await settle(asyncio.get_running_loop().create_task(work))
 
 
+class _Visit(asyncio.Future[T]):
+    """What a visit to the thread returns. Cancelling who waits for it takes effect once it is over.
+
+    A task whose future refuses to be cancelled gets its cancellation when it goes on: `settle` without the round of the
+    loop that `asyncio.wait` takes.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Refuse."""
+        return False
+
+
 class _Way:
     """Gives way to a connection's thread while work is in flight there.
 
@@ -126,11 +138,14 @@ class ThreadRunner(aiosqlite.Connection):
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run *function* whole on the connection's thread."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        visit: _Visit[T] = _Visit(loop=asyncio.get_running_loop())
         # A closure, not a `partial`: aiosqlite logs what it runs, and a partial shows its arguments, users' data.
-        self._jobs.put_nowait((future, lambda: function(self._conn)))
+        self._jobs.put_nowait((visit, lambda: function(self._conn)))
         with outside(), self._way:
-            return await settle(future)
+            try:
+                return await visit
+            except asyncio.CancelledError as cancelled:
+                raise cancelled from visit.exception()
 
     def post(self, function: Callable[[sqlite3.Connection], None]) -> None:
         """Run *function* on the connection's thread, without waiting for it."""

@@ -42,6 +42,7 @@ class Spec:
         "role",
         "span",
         "timeout_s",
+        "title",
         "witness",
     )
 
@@ -61,6 +62,7 @@ class Spec:
         witness: Witness | None = None,
     ) -> None:
         self.name = name
+        self.title = f"{role} {name}"  # as the journal and errors call it
         self.function = function
         self.quiet = quiet  # its turn tells the trace about it
         self.witness = witness
@@ -92,9 +94,9 @@ async def perform(
         TurnEnded: The system ended the turn.
     """
     spec.decode = decode
-    turn.check(f"{spec.role} {spec.name}")
+    turn.check(spec.title)
     if slot is None:
-        slot = await turn.claim(f"{spec.role} {spec.name}", arguments, repeatable=spec.interrupted == "rerun", key=key)
+        slot = await turn.claim(spec.title, arguments, repeatable=spec.interrupted == "rerun", key=key)
     outcome = slot.outcome
     if outcome is None:
         outcome = await _run_apart(turn, spec, slot)
@@ -112,16 +114,20 @@ def _is_unknown(outcome: Outcome) -> bool:
 
 async def _run_apart(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
     """Run the step in the task that asked for it, which ends it with itself, but in a context of its own."""
-    task = asyncio.current_task()
+    task = asyncio.current_task(turn.activation.system.loop)
     assert task is not None
     cancels = task.cancelling()
     context = contextvars.copy_context()
-    context.run(scope.set, turn.inside(f"{spec.role} {spec.name}"))
+    context.run(scope.set, turn.inside(spec.title))
+    step = Apart(_attempts(turn, spec, slot), context)
     parking.begin_step(turn)
     slot.running = True
     try:
-        with open_branch(turn):
-            outcome = await Apart(_attempts(turn, spec, slot), context)
+        if task is turn.task:
+            outcome = await step
+        else:
+            with open_branch(turn):
+                outcome = await step
     finally:
         slot.running = False
         parking.end_step(turn)

@@ -119,7 +119,6 @@ class Step(Generic[P, R_co]):
         turn = scope.get()
         if turn is None:
             return await run_function(self.function, args, kwargs)
-        turn.check(f"step {self.name}")
         resolved = self._resolved()
         try:
             given = resolved.by_name(args, kwargs)

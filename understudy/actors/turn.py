@@ -430,11 +430,9 @@ class Turn:
         self, event: type[TraceEvent], *, span: str | None = None, parent: str | None = None, **facts: Any
     ) -> None:
         """Put an event of this turn into the trace, in the next commit."""
-        if self.is_fenced():
-            return
         system = self.activation.system
         head = self.envelope.head
-        system.recorder.emit(
+        self.put(
             event(
                 at=system.wall(),
                 correlation=system.recorder.correlation_of(self.envelope),
@@ -444,3 +442,8 @@ class Turn:
                 **facts,
             )
         )
+
+    def put(self, event: TraceEvent) -> None:
+        """Put an event of this turn, as it is, into the trace, in the next commit; of an abandoned turn none counts."""
+        if not self.is_fenced():
+            self.activation.system.recorder.emit(event)

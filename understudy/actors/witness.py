@@ -15,36 +15,53 @@ from understudy.events import StepFinished, StepStarted
 class Witness:
     """Tells the trace about the attempts of one step."""
 
-    __slots__ = ("name", "role", "span", "turn")
+    __slots__ = ("correlation", "name", "parent", "role", "span", "turn")
 
     def __init__(self, turn: Turn, name: str, role: str, span: str) -> None:
         self.turn = turn
         self.name = name
         self.role = role
         self.span = span
+        self.parent = turn.span
+        self.correlation = turn.activation.system.recorder.correlation_of(turn.envelope)
 
     def began(self, attempt: int) -> None:
         """Tell that an attempt starts."""
-        self.turn.emit(
-            StepStarted, span=self.span, parent=self.turn.span, step=self.name, role=self.role, attempt=attempt
+        system = self.turn.activation.system
+        self.turn.put(  # As `turn.emit` does, which gathers the facts twice: every step comes along here.
+            StepStarted(
+                at=system.wall(),
+                correlation=self.correlation,
+                span=self.span,
+                parent=self.parent,
+                life=system.life,
+                step=self.name,
+                role=self.role,
+                attempt=attempt,
+            )
         )
 
     def ended(self, attempt: int, duration_s: float, verdict: Verdict | None, _value: Any, _error: Any) -> None:
         """Tell how an attempt ended; *verdict* is None when it succeeded."""
+        system = self.turn.activation.system
         failure = verdict.failure if verdict is not None else None
-        self.turn.emit(
-            StepFinished,
-            span=self.span,
-            parent=self.turn.span,
-            step=self.name,
-            role=self.role,
-            duration_s=duration_s,
-            error=failure.type if failure else None,
-            message=failure.message if failure else None,
-            attempt=attempt,
-            decision=verdict.verb if verdict else "",
-            delay_s=verdict.delay_s if verdict else 0.0,
-            reason=verdict.reason if verdict else "",
+        self.turn.put(
+            StepFinished(
+                at=system.wall(),
+                correlation=self.correlation,
+                span=self.span,
+                parent=self.parent,
+                life=system.life,
+                step=self.name,
+                role=self.role,
+                duration_s=duration_s,
+                error=failure.type if failure else None,
+                message=failure.message if failure else None,
+                attempt=attempt,
+                decision=verdict.verb if verdict else "",
+                delay_s=verdict.delay_s if verdict else 0.0,
+                reason=verdict.reason if verdict else "",
+            )
         )
 
 

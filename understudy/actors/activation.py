@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from understudy.actors import endings, parking, running, standing
+from understudy.actors import endings, parking, standing
 from understudy.actors.door import Door
 from understudy.actors.handler import PLAIN, Options
 from understudy.actors.open_ledger import within
@@ -264,7 +264,7 @@ class Activation:
             ):
                 self.last_position = max(self.last_position, envelope.position)
                 self.running += 1
-                system.start_turn(running.run(self, envelope))
+                system.ready.add(self, envelope)
                 return
             inbox = self.inbox = deque()
         if envelope.waiter is not None and (refusal := self.unavailable()) is not None:
@@ -312,7 +312,7 @@ class Activation:
                 return
             inbox.popleft()
             self.running += 1
-            system.start_turn(running.run(self, envelope))
+            system.ready.add(self, envelope)
         if not inbox:
             self.inbox = None
             if self.tail and not self.refilling and self.status == "active":

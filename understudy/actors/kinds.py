@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 class BoundHandler:
     """One handler or query of one actor class in one system."""
 
-    __slots__ = ("function", "name", "raises", "timeout_s", "where", "wire")
+    __slots__ = ("alone", "function", "name", "raises", "timeout_s", "where", "wire")
 
     def __init__(self, kind: str, exposed: Handler[Any] | Query[Any], owner: type[Any], codec: Codec) -> None:
         self.name = exposed.name
+        self.alone = 0  # how many of its next turns get a task of their own
         self.where = f"{kind}.{exposed.name}"
         self.function: Callable[..., Any] = exposed.function
         self.raises = exposed.raises

@@ -106,7 +106,8 @@ async def run(activation: Activation, envelope: Envelope) -> None:
             system.turns.pop(envelope.no, None)
             if turn is not None and turn.rest is not None:
                 parking.end(turn)
-            system.end_turn(turn, ours)
+            if ours is not None:
+                system.turn_broke(ours)
             activation.running -= 1
             activation.turn = None  # An idle actor keeps nothing of its last turn: 1.7 kB each.
             activation.used_at = system.loop.time()

@@ -31,6 +31,7 @@ from understudy.actors.limits import Limits
 from understudy.actors.open_ledger import WORKFLOW
 from understudy.actors.outside import Waits, check_name
 from understudy.actors.population import Population
+from understudy.actors.ready import ReadyTurns
 from understudy.actors.recorder import Recorder
 from understudy.actors.recovery import Recovery
 from understudy.actors.ref import Ref
@@ -169,7 +170,6 @@ class System:
         self.supervision = Supervision(self, self._root)
         self.control = ControlServer(self)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.turn_tasks: set[asyncio.Task[Any]] = set()
         self._paused: list[Activation] = []
         self.deaf: list[Callable[[], None]] = []  # end the listening at the endpoints
         self._host: asyncio.Task[Any] | None = None
@@ -188,6 +188,8 @@ class System:
         self._thread = threading.get_ident()
         self.pid = os.getpid()
         self._context = contextvars.Context()
+        self.ready = ReadyTurns(self.loop)
+        self.turn_tasks = self.ready.tasks
         opening: Opening = await self.store.open()
         try:
             self.opening = opening
@@ -419,23 +421,14 @@ class System:
         """Whether the time of running turns is over, because the system closes."""
         return self._ending
 
-    def start_turn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a turn as a task of its own, in a context of its own."""
-        # Not `loop.create_task`: its default names and the done callback that `end_turn` replaces cost 3 us a turn.
-        task = asyncio.Task(work, loop=self.loop, name="understudy-turn", context=self._context.copy())
-        self.turn_tasks.add(task)
-
     def forget_leaked(self, turn: Turn) -> None:
         """Note that an abandoned turn has come to its end after all."""
         if turn.task is not None:
             self.leaked.discard(turn.task)
 
-    def end_turn(self, turn: Turn | None, error: BaseException | None) -> None:
-        """Note that a turn's task ends; an error that is not the handler's is ours and stops the system."""
-        task = turn.task if turn is not None else asyncio.current_task()
-        if task is not None:
-            self.turn_tasks.discard(task)
-        if error is not None and self.failure is None:
+    def turn_broke(self, error: BaseException) -> None:
+        """Stop the system: an error in a turn is not its handler's but ours."""
+        if self.failure is None:
             self._store_failed(error)
 
     def turn_ended(self, envelope: Envelope) -> None:

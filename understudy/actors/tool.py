@@ -150,6 +150,7 @@ class ToolType(ActorType):
         bound.where = tool.name
         bound.raises = tool.raises
         bound.timeout_s = None
+        bound.alone = 0
         bound.wire = Wire(tool.signature(), codec)
         bound.function = functools.partial(self._call, bound)
         self.handlers["call"] = bound

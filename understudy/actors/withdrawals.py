@@ -96,7 +96,7 @@ class Withdrawals:
             endings.cancel(activation, envelope)
             activation.pump()
             children.extend(child for child in asked if child not in children)
-        elif no in self._system.turns:
+        elif no in self._system.turns or self._system.ready.holds(no):
             await self._cancel(no)
             return
         for child in children:
@@ -149,7 +149,7 @@ class Withdrawals:
         if was_begun(envelope):
             asked = [child.no for child in await system.store.asked_by(no)]
             await system.recovery.read_journal(envelope)
-        if no in system.turns or no in self.withdrawn:
+        if no in system.turns or system.ready.holds(no) or no in self.withdrawn:
             return None
         queued = next((each for each in activation.inbox or () if each.no == no), None)
         if queued is not None:

@@ -1,0 +1,209 @@
+"""Turns that do not wait share a task; each has a context of its own, and one that waits has its task to itself."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.actors.turns.conftest import Open
+from tests.actors.turns.world import World, world
+from understudy import Actor, HandlerFailed, JobCancelled, Limits, Policy, dead_letter, handler, on
+from understudy.mailbox.commit import Batch
+
+pytestmark = pytest.mark.anyio
+
+MESSAGES = 500
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+class Total(msgspec.Struct):
+    count: int = 0
+
+
+class Counter(Actor[Total], kind="counter"):
+    policy = Policy(on(Exception, dead_letter()))
+
+    @handler
+    async def add(self, number: int) -> int:
+        self.state.count += number
+        return self.state.count
+
+    @handler
+    async def become(self, name: str) -> str:
+        before = tenant.get()
+        tenant.set(name)
+        return before
+
+    @handler
+    async def become_and_wait(self, name: str) -> list[str]:
+        before = tenant.get()
+        tenant.set(name)
+        await world().stop_at("waiting")
+        try:
+            raise LookupError
+        except LookupError:
+            await asyncio.sleep(0)
+        return [before, tenant.get(), await asyncio.create_task(_tenant())]
+
+    @handler
+    async def cancel_own_task(self) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return self.state.count
+
+    @handler
+    async def pause(self) -> str:
+        await asyncio.sleep(0)
+        return "paused"
+
+    @handler
+    async def wait_for(self, point: str) -> None:
+        await world().stop_at(point)
+
+    @handler
+    async def open(self, point: str) -> None:
+        world().open(point)
+
+    @handler
+    async def wait_and_fail(self) -> None:
+        await asyncio.sleep(0)
+        raise OSError("no paper")
+
+    @handler
+    async def measure(self) -> None:
+        """Wait with a time limit, which cancels the task of the turn and nobody else's."""
+        try:
+            async with asyncio.timeout(1):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            world().did.append("timed out")
+
+
+async def _tenant() -> str:
+    return tenant.get()
+
+
+async def test_messages_of_one_actor_are_handled_in_few_commits_and_never_touch_the_table(
+    open_system: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_system(Counter, limits=Limits(window_messages=2 * MESSAGES)) as system:
+        counter = system.actor(Counter, "c")
+        await counter.add(0)
+        batches: list[Batch] = []
+        monkeypatch.setattr(system.committer, "taking", batches.append)
+
+        await asyncio.gather(*(counter.add.tell(1) for _ in range(MESSAGES)))
+
+        assert await counter.add(0) == MESSAGES
+        assert len(batches) <= 3
+        assert sum(len(batch.finished) for batch in batches) == 0
+
+
+async def test_other_tasks_run_between_the_turns_of_a_long_mailbox(open_system: Open) -> None:
+    async with open_system(Counter, limits=Limits(window_messages=2 * MESSAGES)) as system:
+        counter = system.actor(Counter, "c")
+        await counter.add(0)
+        rounds = 0
+
+        async def look() -> None:
+            nonlocal rounds
+            while True:
+                await asyncio.sleep(0)
+                rounds += system.ready.tasks != set()
+
+        looking = asyncio.create_task(look())
+        sent = [asyncio.create_task(counter.add.tell(1)) for _ in range(MESSAGES)]
+        await asyncio.gather(*sent)
+        looking.cancel()
+
+        assert rounds >= MESSAGES // 64
+
+
+async def test_turn_sees_no_context_variable_of_another_turn_or_of_its_sender(open_system: Open) -> None:
+    async with open_system(Counter) as system:
+        counters = [system.actor(Counter, f"c{number}") for number in range(3)]
+        tenant.set("the sender")
+
+        before = await asyncio.gather(*(each.become(str(n)) for n, each in enumerate(counters * 3)))
+
+        assert set(before) == {"nobody"}
+        assert tenant.get() == "the sender"
+
+
+async def test_turn_that_waits_keeps_its_context(open_system: Open, outside: World) -> None:
+    async with open_system(Counter) as system:
+        waiting = [asyncio.create_task(system.actor(Counter, n).become_and_wait(n)) for n in ("a", "b", "c")]
+        await outside.wait("waiting")
+        await system.actor(Counter, "d").become("d")
+        outside.open("waiting")
+
+        seen = await asyncio.gather(*waiting)
+
+        assert seen == [["nobody", n, n] for n in ("a", "b", "c")]
+
+
+async def test_turn_that_waits_does_not_hold_those_behind_it(open_system: Open) -> None:
+    async with open_system(Counter) as system:
+        counters = [system.actor(Counter, f"c{number}") for number in range(8)]
+
+        async with asyncio.timeout(1):
+            await asyncio.gather(
+                *(each.wait_for(str(n)) for n, each in enumerate(counters)),
+                *(system.actor(Counter, f"o{number}").open(str(number)) for number in range(8)),
+            )
+
+
+async def test_handler_that_cancels_its_own_task_does_not_cancel_the_next_turn(open_system: Open) -> None:
+    async with open_system(Counter) as system:
+        counters = [system.actor(Counter, f"c{number}") for number in range(4)]
+
+        replies = await asyncio.gather(counters[0].cancel_own_task(), counters[1].pause(), counters[2].add(2))
+
+        assert replies == [0, "paused", 2]
+
+
+async def test_time_limits_of_turns_that_began_together_end_each_its_own(open_system: Open, outside: World) -> None:
+    async with open_system(Counter) as system:
+        timed = [system.actor(Counter, f"c{number}").measure() for number in range(4)]
+        others = [system.actor(Counter, f"o{number}").wait_for("end") for number in range(4)]
+        waiting = asyncio.gather(*others)
+
+        await asyncio.gather(*timed)
+        outside.open("end")
+        await waiting
+
+        assert outside.did == ["timed out"] * 4
+
+
+async def test_error_after_a_wait_is_the_turns_own(open_system: Open) -> None:
+    async with open_system(Counter) as system:
+        failing, well = system.actor(Counter, "f"), system.actor(Counter, "w")
+
+        outcomes: list[Any] = await asyncio.gather(failing.wait_and_fail(), well.add(1), return_exceptions=True)
+
+        assert isinstance(outcomes[0], HandlerFailed)
+        assert outcomes[1] == 1
+
+
+async def test_job_is_cancelled_whether_its_turn_has_begun_or_is_ready(open_system: Open, outside: World) -> None:
+    async with open_system(Counter) as system:
+        for rounds in range(30):
+            counter = system.actor(Counter, f"c{rounds}")
+            blocking = asyncio.create_task(counter.wait_for(f"end {rounds}"))
+            await outside.wait(f"end {rounds}")
+            job = await counter.wait_for.submit(f"never {rounds}")
+            outside.open(f"end {rounds}")
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+
+            await job.cancel()
+
+            with pytest.raises(JobCancelled):
+                await job
+            await blocking
+            assert await counter.add(1) == 1

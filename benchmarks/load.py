@@ -65,7 +65,7 @@ def measure_blocking(call: BlockingCall, callers: int, seconds: float) -> list[S
     for end in ends:
         end.result()
     every = [each for of_one in times for each in of_one]
-    return [Sample("rate", "/s", len(every) / took_s), *_of(every)]
+    return summary(every, took_s)
 
 
 async def per_second(call: Call, callers: int, seconds: float) -> float:
@@ -110,7 +110,7 @@ async def _load(call: Call, callers: int, seconds: float) -> tuple[list[float], 
     return times, now() - began
 
 
-def summary(times: list[float], took_s: float, before: int | None, after: int | None) -> list[Sample]:
+def summary(times: list[float], took_s: float, before: int | None = None, after: int | None = None) -> list[Sample]:
     """Return what calls that took these *times*, in seconds, come to; *before* and *after* are counts of flushes."""
     micros = sorted(each * 1e6 for each in times)
     samples = [

@@ -50,7 +50,7 @@ def _langgraph(name: str, setting: str, tasks: frozenset[str], durability: str) 
             "program resumes the threads itself, 64 at a time."
         ),
         callers_max=_CALLERS_MAX,
-        slow=_SLOW,
+        slow=_SLOW & tasks,
     )
 
 

@@ -1,35 +1,18 @@
-"""A finished run as a page: figures, plots, and what has to be known to believe them."""
+"""A finished run as a page: its figures and plots, and how to read them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from benchmarks.case import FLUSHED, KERNEL, MEMORY
 from benchmarks.report import Report
 from benchmarks.reporting import remarks
+from benchmarks.reporting.background import background
 from benchmarks.reporting.comparison import NOTHING, Row, Tables, tables
-from benchmarks.reporting.files import JSON
-from benchmarks.reporting.meanings import meaning
-from benchmarks.reporting.numbers import number
+from benchmarks.reporting.markup import plain, table
 from benchmarks.reporting.plots.plot import Plot
 from benchmarks.reporting.questions import question
 
-_DURABILITIES = {
-    FLUSHED: "The disk has said that it has the data. It survives a killed process, a crashed system and a power cut, as far as "
-    "the disk tells the truth.",
-    KERNEL: "The data is with the operating system. It survives a killed process; a crashed system or a power cut takes the last "
-    "moments.",
-    MEMORY: "Nothing was written. It ends with the process.",
-}
-_ELSEWHERE = """\
-- **Temporal**: its development server is a program of its own that has to be downloaded; this harness does not fetch it.
-- **Network disks**: everything here is on a local disk. Where a flush takes milliseconds, whatever flushes several times \
-per call falls behind by as much.
-- **Power cuts**: processes are killed here, machines are not. What survives a power cut follows from the count of \
-flushes and from what the databases promise.
-- **Several machines**: one process, and the servers that a peer needs, on one machine. Peers made for many machines pay \
-here for what they are not asked to do."""
 _COLUMNS: Sequence[tuple[str, str, Callable[[Row], str]]] = (
     ("min..max", "spread", lambda row: row.spread),
     ("p50", "p50", lambda row: row.p50),
@@ -45,11 +28,7 @@ def text(report: Report, plots: Sequence[Plot] | None) -> str:
         *_reading(),
         *(part for each in tables(report) for part in _workload(each, plots or ())),
         *_aims(report),
-        *_missing(report),
-        *_peers(report),
-        *_durabilities(),
-        *_method(report, drawn=plots is not None),
-        *_settings(report),
+        *background(report, drawn=plots is not None),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -111,9 +90,9 @@ def _workload(found: Tables, plots: Iterable[Plot]) -> Iterator[str]:
         yield asked
     for plot in plots:
         if plot.workload == found.workload:
-            yield f"![{_plain(plot.seen)}]({plot.file})"
+            yield f"![{plain(plot.seen)}]({plot.file})"
     for case, rows in groupby(found.calls, key=lambda row: row.case):
-        yield f"**{_plain(case)}**"
+        yield f"**{plain(case)}**"
         yield _calls(list(rows), found)
     if found.others:
         yield _others(found.others)
@@ -126,7 +105,7 @@ def _calls(rows: Sequence[Row], found: Tables) -> str:
         for heading, field, cell in _COLUMNS
         if any(getattr(row, field) != NOTHING for row in found.calls)
     ]
-    return _table(
+    return table(
         [
             "",
             "on",
@@ -146,132 +125,24 @@ def _others(rows: Sequence[Row]) -> str:
         case = row.case if row.case != before[0] else ""
         figure = row.figure if case or row.figure != before[1] else ""
         before = (row.case, row.figure)
-        lines.append([_plain(case), _plain(figure), _name(row), row.durability, row.median, row.spread, row.ours_is])
-    return _table(["case", "figure", "", "on", "median", "min..max", "ours is"], lines, left=4)
+        lines.append([plain(case), plain(figure), _name(row), row.durability, row.median, row.spread, row.ours_is])
+    return table(["case", "figure", "", "on", "median", "min..max", "ours is"], lines, left=4)
 
 
 def _aims(report: Report) -> Iterator[str]:
     if report.aims:
         yield "## Aims"
         yield "They are ratios where a figure depends on the machine, and are never adjusted to a result."
-        yield _table(
+        yield table(
             ["what", "value", "aim", "", "note"],
             [
-                [_plain(aim.what), aim.value, aim.aim, "met" if aim.met else "**missed**", _plain(aim.note)]
+                [plain(aim.what), aim.value, aim.aim, "met" if aim.met else "**missed**", plain(aim.note)]
                 for aim in report.aims
             ],
             left=1,
         )
 
 
-def _missing(report: Report) -> Iterator[str]:
-    yield "## Not measured"
-    if report.missing:
-        yield _table(
-            ["what", "of", "why"],
-            [
-                [
-                    "everything" if each.workload == "all" else _plain(f"{each.workload}: {each.case}"),
-                    _plain(each.contender),
-                    _plain(each.reason),
-                ]
-                for each in report.missing
-            ],
-            left=3,
-        )
-    yield _ELSEWHERE
-
-
-def _peers(report: Report) -> Iterator[str]:
-    if report.peers:
-        yield "## Peers"
-        yield (
-            "Each is set as its documentation recommends for speed, runs in an environment of its own, and is asked the "
-            "same. A figure does not promise the same everywhere:"
-        )
-        yield _table(
-            ["peer", "on", "what a figure stands for", "settings", "versions"],
-            [
-                [
-                    _plain(peer.name),
-                    peer.durability,
-                    _plain(meaning(peer.name)),
-                    _plain(peer.settings),
-                    _plain(", ".join(f"{name} {version}" for name, version in peer.versions.items())),
-                ]
-                for peer in report.peers
-            ],
-            left=5,
-        )
-
-
-def _durabilities() -> Iterator[str]:
-    yield "## Durability"
-    yield _table(
-        ["on", "what is so when the answer comes"], [[name, told] for name, told in _DURABILITIES.items()], left=2
-    )
-
-
-def _method(report: Report, *, drawn: bool) -> Iterator[str]:
-    others = report.others_cores
-    busy = "This system does not tell" if others is None else f"Here they took {others:.2f} cores"
-    seeds = ", ".join(f"{name} {seed}" for name, seed in report.seeds.items())
-    yield "## How it was measured"
-    yield (
-        "- A repetition goes through all cases once, so that a bad minute spoils one sample of many figures and not all of "
-        "one. Within a case the contenders follow one another, and each repetition begins with another one.\n"
-        "- Compare within a run only: between two runs the machine has changed, and what else it does.\n"
-        f"- Other programs make every figure worse. {busy}; above {remarks.OTHERS_CORES_MAX:g} the figures tell of them too. "
-        "Servers that a peer starts may count among them.\n"
-        "- That an answer was durable is not taken from a setting: the disk's own count of flushes stands beside it, where the "
-        "system has one.\n"
-        "- Who is measured once only, because it takes minutes, has no least and no most.\n"
-        f"- Chance comes from fixed seeds{f' ({seeds})' if seeds else ''}: each run chooses the same actors.\n"
-        f"- Every sample, and the distribution of the calls, is in [{JSON}]({JSON}); `python -m benchmarks.report_of {JSON}` "
-        "draws this page again."
-    )
-    if not drawn:
-        yield "Plots are missing: they need matplotlib, which is among the development dependencies."
-
-
-def _settings(report: Report) -> Iterator[str]:
-    here, scale = report.machine, report.scale
-    rows = [
-        ["processor", f"{here.cpu}, {here.cores} cores"],
-        ["memory", f"{here.memory_bytes / 2**30:.1f} GiB" if here.memory_bytes else "unknown"],
-        ["disk", f"{here.file_system}, write cache: {here.write_cache}"],
-        ["a page flushed", f"p50 {number(here.fdatasync_p50_us)} µs, p99 {number(here.fdatasync_p99_us)} µs"],
-        ["system", here.system],
-        ["interpreter", f"{here.python}, SQLite {here.sqlite}"],
-        ["understudy", here.understudy + (f", commit {here.commit}" if here.commit else "")],
-        *([name, version] for name, version in here.libraries.items()),
-    ]
-    yield "## Machine, versions, settings"
-    yield _table(["", ""], [[_plain(cell) for cell in row] for row in rows], left=2)
-    yield _table(
-        ["setting", "value"],
-        [[name.replace("_", " "), _setting(getattr(scale, name))] for name in scale.__struct_fields__],
-        left=2,
-    )
-
-
-def _setting(value: object) -> str:
-    return ", ".join(_setting(each) for each in value) if isinstance(value, tuple) else f"{value:,}"
-
-
 def _name(row: Row) -> str:
-    name = _plain(row.contender)
+    name = plain(row.contender)
     return f"**{name}**" if row.is_ours else name if row.is_peer else f"*{name}*"
-
-
-def _plain(words: str) -> str:
-    """Return the words so that nothing in them is markup: an error's text may hold anything."""
-    for mark in "\\|*_`<>[]":
-        words = words.replace(mark, f"\\{mark}")
-    return " ".join(words.split())
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
-    """Return a table whose first *left* columns are texts, the others numbers."""
-    rule = ["---" if number < left else "---:" for number in range(len(headings))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows))

@@ -50,7 +50,7 @@ def show(report: Report, console: Console) -> None:
             console.print(_others(each.others, wide=wide))
     if report.aims:
         console.print()
-        console.print(_aims(report.aims))
+        console.print(_aims(report.aims, wide=wide))
     if report.missing:
         console.print()
         console.print(_missing(report.missing))
@@ -123,15 +123,19 @@ def _style(row: Row) -> str:
     return "" if row.is_peer else "dim"
 
 
-def _aims(aims: Sequence[Aim]) -> Table:
+def _aims(aims: Sequence[Aim], *, wide: bool) -> Table:
     met = sum(aim.met for aim in aims)
     table = _table()
     table.title, table.title_justify, table.title_style = f"aims: {met} of {len(aims)} met", "left", "bold underline"
-    for heading in ("what", "value", "aim", "", "note"):
-        table.add_column(heading, justify="right" if heading == "value" else "left", no_wrap=heading == "")
+    for heading in ("what", "value", "aim", ""):
+        table.add_column(heading, justify="right" if heading == "value" else "left", no_wrap=heading != "what")
+    if wide:
+        table.add_column("note")
     for aim in aims:
         verdict = Text("met", "green") if aim.met else Text("missed", "bold red")
-        table.add_row(aim.what, aim.value, aim.aim, verdict, Text(aim.note, "dim"))
+        table.add_row(aim.what, aim.value, aim.aim, verdict, *([Text(aim.note, "dim")] if wide else []))
+        if aim.note and not wide:
+            table.add_row(Text(f"{_INDENT}{aim.note}", "dim"))
     return table
 
 

@@ -81,7 +81,7 @@ def report(**changes: object) -> Report:
         "scale": Scale(),
         "figures": figures,
         "missing": [
-            Missing("asks", "256 callers", ACTORS, "ended with 1: No such file: '/home/somebody/work/hosts.json'"),
+            Missing("asks", "256 callers", ACTORS, "ended with 1: No such file: '/home/somebody/place/hosts.json'"),
             Missing("all", "all", ODD, "not installed: pip ended with 1: <no> word"),
         ],
         "peers": [

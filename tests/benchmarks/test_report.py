@@ -13,10 +13,13 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from benchmarks import report_of
-from benchmarks.case import OURS, PROCESS, Missing
+from benchmarks.case import OURS, PROCESS, Key, Missing
+from benchmarks.catalogue import WORKLOADS
 from benchmarks.reporting.comparison import NOTHING, tables
 from benchmarks.reporting.files import JSON, Unreadable, read, without_places, write
 from benchmarks.reporting.page import PAGE, make
+from benchmarks.reporting.plots.bars import _panels
+from benchmarks.reporting.plots.sizes import _lines
 from benchmarks.reporting.plots.style import spread
 from benchmarks.reporting.terminal import show
 from tests.benchmarks.made_up import ACTORS, FLOOR, MACHINE, ODD, SERVER, report
@@ -225,6 +228,28 @@ def test_without_matplotlib_there_are_figures_and_a_page_without_plots(tmp_path)
     assert "Plots are missing: they need matplotlib" in done.stdout
     assert "![" not in done.stdout
     assert read(tmp_path / JSON).machine == MACHINE
+
+
+def test_bars_stand_side_by_side_only_where_they_answer_the_same():
+    panels = _panels(report(), "memory", frozenset())
+
+    assert [[figure.key for figure in figures] for figures in panels] == [
+        [Key("memory", "idle actor", "in memory", OURS), Key("memory", "idle actor", "in memory", ACTORS)]
+    ]
+
+
+def test_lines_over_sizes_begin_at_one_and_join_cases_that_differ_in_their_number_only():
+    found = {(line.contender, line.name): line.points for line in _lines(report(), "growth")}
+
+    assert found.keys() == {(name, spread) for name in (OURS, FLOOR) for spread in ("neighbouring", "scattered")}
+    assert found[OURS, "scattered"] == [(1_000, 1.0), (30_000, pytest.approx(0.9)), (1_000_000, pytest.approx(0.7))]
+    assert _lines(report(), "asks") == []
+
+
+def test_every_workload_is_explained():
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+
+    assert [name for name in WORKLOADS if f"| `{name}` |" not in page] == []
 
 
 def test_labels_at_the_ends_of_lines_keep_their_distance_and_their_order():

@@ -7,12 +7,11 @@ import statistics
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.case import OURS, Figure
 from benchmarks.report import Report
 from benchmarks.reporting.comparison import P50
-from benchmarks.reporting.numbers import amount
+from benchmarks.reporting.numbers import amount, tick
 from benchmarks.reporting.plots import style
 from benchmarks.reporting.plots.lines import callers
 
@@ -54,10 +53,8 @@ def draw(report: Report, workload: str) -> tuple[Drawing, str] | None:
             axes.plot(at, values, color=own.colour, linestyle=own.dashes, linewidth=own.width * 0.8, zorder=own.order)
             axes.plot([at[-1]], [values[-1]], color=own.colour, marker=own.marker, fillstyle=own.fill, zorder=own.order)
             ends.append((at[-1], values[-1], figure.key.contender, own))
-        axes.set_yscale("log")
-        axes.set_xticks([_place(tick) for tick in _TICKS], [f"{tick * 100:g} %" for tick in _TICKS])
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks([_place(share) for share in _TICKS], [f"{share * 100:g} %" for share in _TICKS])
+        style.logarithmic(axes, lambda value: tick(value, "µs"))
         axes.set_title(case, loc="left", size=9, weight="bold", color=style.INK)
         style.label_ends(axes, ends)
     panels[-1].set_xlabel("share of the calls that took no longer")
@@ -97,13 +94,6 @@ def _curve(figure: Figure, quantiles_at: Sequence[float]) -> list[tuple[float, f
 def _place(share: float) -> float:
     """Give each further nine the same room: what is rare is what matters."""
     return -math.log10(1 - share)
-
-
-def _short(micros: float) -> str:
-    for unit, size in (("s", 1e6), ("ms", 1e3), ("µs", 1.0)):
-        if micros >= size:
-            return f"{micros / size:g} {unit}"
-    return f"{micros:g} µs"
 
 
 def _said(workload: str, chosen: dict[str, list[Figure]]) -> str:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.case import OURS, Figure
 from benchmarks.report import Report
@@ -59,11 +59,9 @@ def draw(report: Report, workload: str) -> tuple[Drawing, str] | None:
         axes.fill_between(at, low, high, color=own.colour, alpha=0.15, linewidth=0)
         ends.append((at[-1], medians[-1], contender, own))
     axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    style.logarithmic(axes, lambda value: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     axes.set_xlabel("callers, each with one call at a time")
     axes.set_ylabel(f"{workload} per second")
     style.label_ends(axes, ends)

@@ -84,13 +84,12 @@ def _panel(axes: Axes, things: str, lines: Sequence[_Line], look: Mapping[tuple[
     axes.set_xscale("log")
     if max(values) <= _LINEAR:
         axes.set_ylim(0, max(values) * 1.1)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} ×"))
     else:
-        axes.set_yscale("log")
+        style.logarithmic(axes, lambda value: f"{value:g} ×")
     sizes = sorted({size for line in lines for size, _ in line.points})
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} ×"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.axhline(1.0, color=style.GREY, linewidth=0.8, zorder=1)
     axes.set_xlabel(f"{things} (logarithmic)")
     style.label_ends(axes, ends)

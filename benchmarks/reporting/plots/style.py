@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.case import FLUSHED, KERNEL, MEMORY, OURS
 from benchmarks.report import Report
@@ -23,11 +24,12 @@ _PEERS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a", "#7a
 _MARKERS = "osD^vPX<>p*h"
 _DASHES: dict[str, Any] = {FLUSHED: "-", KERNEL: (0, (5, 1.5, 1, 1.5)), MEMORY: (0, (1, 1.3))}
 _FLOOR_DASHES = (0, (4, 2))
-_FILLS = {FLUSHED: "full", KERNEL: "left", MEMORY: "none"}
+_FILLS: dict[str, Any] = {FLUSHED: "full", KERNEL: "left", MEMORY: "none"}
 HATCHES = {FLUSHED: "", KERNEL: "...", MEMORY: "////"}
 DURABILITIES = {FLUSHED: "flushed to the disk", KERNEL: "handed to the kernel", MEMORY: "in memory"}
 
-_SETTINGS = {
+# Any: matplotlib lists the names of all its settings as a type, and each has values of its own.
+_SETTINGS: dict[Any, Any] = {
     "font.size": 9,
     "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that a report looks the same everywhere
     "axes.edgecolor": GREY,
@@ -40,6 +42,7 @@ _SETTINGS = {
 }
 WIDTH = 9.0
 _TITLE_COLUMNS = 86
+_DECADES_APART = 100  # below it powers of ten alone would leave one or two ticks
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -106,11 +109,21 @@ def headline(drawing: Drawing, title: str, below: str) -> float:
     return under + 0.3
 
 
+def logarithmic(axes: Axes, text: Callable[[float], str]) -> None:
+    """Make the upright axis logarithmic, with enough ticks also where it spans little."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high / low < _DECADES_APART:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def legend(drawing: Drawing, durabilities: Iterable[str], *, floors: bool) -> None:
     """Explain the styles that are there; who is who stands at the lines."""
     present = set(durabilities)
     handles = [
-        Line2D([], [], color=INK, linestyle=_DASHES[each], marker="o", fillstyle=_FILLS[each], label=DURABILITIES[each])  # type: ignore[arg-type]
+        Line2D([], [], color=INK, linestyle=_DASHES[each], marker="o", fillstyle=_FILLS[each], label=DURABILITIES[each])
         for each in _DASHES
         if each in present
     ]
@@ -146,13 +159,14 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 def label_ends(axes: Axes, ends: Iterable[tuple[float, float, str, Look]], size: float = 8.0) -> None:
     """Write names beside the lines' ends (x, y), each with a thin line to its own where it had to move."""
-    drawing = axes.figure
+    drawing = axes.get_figure(root=True)
+    assert drawing is not None
     to_pixels, to_axes = axes.transData, axes.transAxes.inverted()
     placed = sorted(
         ((*to_axes.transform(to_pixels.transform((x, y))), text, look) for x, y, text, look in ends),
         key=lambda end: end[1],
     )
-    height = axes.get_position().height * drawing.get_figheight()  # type: ignore[union-attr]
+    height = axes.get_position().height * drawing.get_figheight()
     gap = size * 1.25 / 72 / height
     positions = spread([end[1] for end in placed], gap)
     # What is pushed over the top moves down as a whole.

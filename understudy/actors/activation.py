@@ -444,7 +444,7 @@ class Activation:
         if record is None:
             self.status, self.reason = self.find_standing()
             self.state.recent = [] if self.type.has_events else None
-            self.state.log = [] if self.type.has_log else None
+            self.state.log = self.type.cls.log_list() if self.type.has_log else None
             return
         self.no = record.no
         self.on_disk = True
@@ -485,7 +485,7 @@ class Activation:
             self.status, self.reason = self.find_standing()
         self.object = self.state.snapshot = self.state.fold = self.keys = None
         self.state.recent = [] if self.type.has_events else None
-        self.state.log = [] if self.type.has_log else None
+        self.state.log = self.type.cls.log_list() if self.type.has_log else None
         self.state.event_no = self.last_position = 0
         self.on_disk = False
 

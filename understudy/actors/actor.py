@@ -42,6 +42,7 @@ class Actor(Generic[S, E]):
     snapshot_every: ClassVar[int] = 100
     concurrency: ClassVar[int] = 1  # turns at a time; more than 1 only without state
     hooks: ClassVar[frozenset[str]] = _HOOKS
+    log_list: ClassVar[type[list[Any]]] = list  # what holds the log in memory
     log_entry: ClassVar[Any] = None  # type of the entries of a log beside the state; agents keep their conversation so
     _ref: Any = None
     _log: Any = None
@@ -116,7 +117,7 @@ def _settings(cls: type[Actor[Any, Any]]) -> set[str]:
     for base in cls.__mro__:
         if base.__module__.startswith("understudy.actors"):
             names.update(name for name in getattr(base, "__annotations__", {}) if not name.startswith("_"))
-    return names - {"state", "id", "kind", "hooks", "log_entry", "log_closing"}
+    return names - {"state", "id", "kind", "hooks", "log_entry", "log_list", "log_closing"}
 
 
 def check_definition(cls: type[Actor[Any, Any]]) -> None:

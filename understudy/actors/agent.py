@@ -26,6 +26,7 @@ from understudy.actors.turn import current_turn
 from understudy.endpoint.amendments import compact, disable_tool, remind_format
 from understudy.endpoint.budget import Budget
 from understudy.endpoint.model import ChatMessage, Media, Text, ToolResult, append_message
+from understudy.endpoint.sizes import Messages
 from understudy.errors import (
     AuthenticationFailed,
     BudgetExceeded,
@@ -71,6 +72,7 @@ class Agent(Actor[State, Never], Generic[Output, State]):
     budget: ClassVar[Budget | None] = None  # of one run and all that it asks, tells and submits
     hooks: ClassVar[frozenset[str]] = Actor.hooks | {"prompt"}
     log_entry: ClassVar[Any] = ChatMessage
+    log_list: ClassVar[type[list[Any]]] = Messages
     _run: Run | None = None  # the newest run of this object
     # The model's failures used up their own ladder inside the run: the message is not run again for them.
     policy: ClassVar[Policy] = Policy(on(ModelFailure, dead_letter()))

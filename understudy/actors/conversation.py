@@ -17,6 +17,7 @@ from understudy.actors.changes import Changes
 from understudy.actors.ladder import rungs_of
 from understudy.codec import encode
 from understudy.endpoint.model import Block, ChatMessage, ModelAnswer, Text, ToolResult, append_message
+from understudy.endpoint.sizes import Messages
 from understudy.mailbox.journal import Journal, JournalEntry, Outcome, Slot, storable
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Conversation:
 
     def __init__(self, turn: Turn, before: Iterable[ChatMessage]) -> None:
         self.turn = turn
-        self.messages = [*before]
+        self.messages = Messages(before)
         for message, _ in turn.records or ():
             append_message(self.messages, message)
         self.results: dict[str, ToolResult] = {}  # of tool calls, by their ids

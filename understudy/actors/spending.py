@@ -90,8 +90,10 @@ class Spending:
     def noted(self, request: ModelRequest) -> ModelRequest:
         """Return the request with a note for the model when a limit is nearly reached; nobody stores that note."""
         rows = self._ledgers.nearly_spent(self._chain)
-        last = next((no for no, each in reversed([*enumerate(request.messages)]) if each.role == "user"), None)
-        if not rows or last is None:
+        if not rows:
+            return request
+        last = next((no for no in reversed(range(len(request.messages))) if request.messages[no].role == "user"), None)
+        if last is None:
             return request
         left = "; ".join(f"{row.left} of the {whose(ledger.id)}" for ledger, row in rows)
         note = Text(

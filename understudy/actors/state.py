@@ -93,7 +93,7 @@ class StateKeeper:
             return
         type = self._activation.type
         bodies: list[bytes] = []
-        log: list[Any] = []
+        log: list[Any] = self._activation.type.cls.log_list()
         after = 0 if self._activation.type.has_log or self.snapshot is None else self.snapshot.seq
         while after < self.event_no:
             page = await self._activation.system.store.events(self._activation.no, after, 1_000)

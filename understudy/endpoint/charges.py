@@ -11,10 +11,11 @@ from decimal import ROUND_CEILING, Decimal
 
 import msgspec
 
-from understudy.endpoint.estimates import sealed_bytes, size_bytes
+from understudy.endpoint.estimates import size_bytes
 from understudy.endpoint.ledger import NOTHING, Amount
-from understudy.endpoint.model import Block, Media, ModelRequest, Usage
+from understudy.endpoint.model import ModelRequest, Usage
 from understudy.endpoint.prices import PRICES, Price, cost_micros, price_of
+from understudy.endpoint.sizes import size_of
 from understudy.errors import ModelFailure, Refused
 
 _BYTES_PER_TOKEN = 2  # English has four, code and other languages two to three: the estimate is rather too high
@@ -27,15 +28,10 @@ SLACK_TOKENS = 512
 def prompt_tokens(request: ModelRequest) -> int:
     """Return how many tokens the prompt has at most, as far as that can be told from its bytes."""
     # What is sealed counts in full: thinking that the service reads back is as long as it was.
-    bytes_ = size_bytes(request) + sealed_bytes(request)
-    documents = sum(_document_tokens(each) for message in request.messages for each in message.content)
+    messages = size_of(request.messages)
+    bytes_ = size_bytes(request) + messages.sealed_bytes
+    documents = messages.document_bytes // _DOCUMENT_BYTES_PER_TOKEN
     return -(-bytes_ // _BYTES_PER_TOKEN) + documents + _OVERHEAD_TOKENS
-
-
-def _document_tokens(block: Block) -> int:
-    if not isinstance(block, Media) or block.kind != "document":
-        return 0
-    return len(block.data) // _DOCUMENT_BYTES_PER_TOKEN
 
 
 def most(request: ModelRequest, at: datetime, *, prices: Sequence[Price] = PRICES) -> Amount:

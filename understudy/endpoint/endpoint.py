@@ -13,9 +13,10 @@ from typing import cast
 
 from understudy.endpoint.breaker import Breaker
 from understudy.endpoint.guard import EndpointStatus, Guard, GuardSettings, Listener
-from understudy.endpoint.model import ModelAnswer, ModelRequest, Provider, refuse_media
+from understudy.endpoint.model import Media, ModelAnswer, ModelRequest, Provider
 from understudy.endpoint.rates import RateLimits
 from understudy.endpoint.retry_budget import RetryBudget
+from understudy.endpoint.sizes import size_of
 from understudy.errors import InvalidDefinition, RequestRejected
 
 
@@ -102,7 +103,7 @@ class Endpoint:
                 "Correct the name or the endpoint's models.",
                 sent=False,
             )
-        refuse_media(self._provider, request)
+        _refuse_media(self._provider, request)
         return await self._guard().call(request, on_text, is_retry=attempt > 1)
 
     def blocked_until(self, model: str) -> float | None:
@@ -144,3 +145,24 @@ class Endpoint:
             self._guards = {known: guards for known, guards in self._guards.items() if not known.is_closed()}
             guard = self._guards[loop] = Guard(self._provider, self._settings)
         return guard
+
+
+def _refuse_media(provider: object, request: ModelRequest) -> None:
+    """Refuse a request with images or documents for a provider that does not say that it takes them.
+
+    Raises:
+        RequestRejected: Nothing was sent.
+    """
+    size = size_of(request.messages)
+    if not size.images and not size.documents:
+        return
+    takes: frozenset[str] = getattr(provider, "media", frozenset())
+    for message in request.messages:
+        for block in message.content:
+            if isinstance(block, Media) and block.kind not in takes:
+                raise RequestRejected(
+                    f"the conversation holds {block}, and {type(provider).__name__} takes "
+                    f"{' and '.join(['text', *sorted(takes)])} only; nothing was sent. Ask a model of another provider, "
+                    "or give the agent the text of it.",
+                    sent=False,
+                )

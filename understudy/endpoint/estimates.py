@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import cast
 
 import msgspec
 
 from understudy.endpoint.meters import Need
-from understudy.endpoint.model import Block, Media, ModelRequest, Opaque, Text, ToolCall, ToolResult, Usage
+from understudy.endpoint.model import ModelRequest, Usage
+from understudy.endpoint.sizes import FRAMING_BYTES, size_of, text_size
 
 _WEIGHT = 0.2  # of the newest call: a dozen calls are learnt from, and one odd call does little.
 _DEVIATIONS = 2.0
@@ -21,10 +21,8 @@ _TOKENS_PER_BYTE = 1 / 3  # English is nearer 1/4, code and Chinese near 1/3.
 # Beyond these the usage is not that of the text: a gateway that counts nothing, or a prompt added on the way.
 _TOKENS_PER_BYTE_MIN, _TOKENS_PER_BYTE_MAX = 1 / 16, 1.0
 _OUTPUT_TOKENS = 1_000.0  # A page; agents' answers are mostly shorter.
-_FRAMING_BYTES = 24  # Every message, block and tool costs a few tokens of its own.
 # An image costs up to about 1,600 tokens whatever its bytes are. Long documents cost more, and are learnt afterwards.
 _BINARY_BYTES = 4_800
-_NO_TEXT = frozenset({"signature", "encrypted_content"})  # base64 of the vendor's blocks
 
 _DATED = re.compile(r"(-\d{8}|-latest)?(@.*)?$")
 
@@ -77,83 +75,19 @@ class Estimator:
 
 
 def size_bytes(request: ModelRequest) -> int:
-    """Return the bytes of the request's text, with a few for each message; binary parts count as a fixed size.
+    """Return the bytes of the request's text, with a few for each message; files count as a fixed size.
 
-    Nothing is encoded but tool arguments and schemas: the length of a plain string is known. 400 messages take less than a
-    millisecond, which is little beside encoding the request for the wire, so nothing is remembered between calls.
+    What is sealed is left out: how many tokens it is nobody tells, so a guess learns better without it.
     """
-    size = _text_bytes(request.system)
+    size = text_size(request.system)
     if request.output_schema is not None:
         size += len(msgspec.json.encode(request.output_schema))
     for tool in request.tools:
-        size += _FRAMING_BYTES + _text_bytes(tool.name) + _text_bytes(tool.description)
+        size += FRAMING_BYTES + text_size(tool.name) + text_size(tool.description)
         size += len(msgspec.json.encode(tool.schema))
-    for message in request.messages:
-        size += _FRAMING_BYTES
-        for block in message.content:
-            size += _block_bytes(block)
-    return size
-
-
-def sealed_bytes(request: ModelRequest) -> int:
-    """Return the bytes of what only the vendor reads, such as thinking in its signature: `size_bytes` leaves it out.
-
-    How many tokens they are nobody tells, so a guess learns better without them; but they are tokens.
-    """
-    return sum(
-        _sealed_bytes(block.block)
-        for message in request.messages
-        for block in message.content
-        if isinstance(block, Opaque)
-    )
-
-
-def _sealed_bytes(value: object) -> int:
-    if isinstance(value, list):
-        return sum(_sealed_bytes(each) for each in cast(list[object], value))
-    if not isinstance(value, dict):
-        return 0
-    fields = cast(dict[str, object], value)
-    sealed = _NO_TEXT | {"data"} if fields.get("type") == "redacted_thinking" else _NO_TEXT
-    return sum(
-        _text_bytes(each) if name in sealed and isinstance(each, str) else _sealed_bytes(each)
-        for name, each in fields.items()
-    )
-
-
-def _block_bytes(block: Block) -> int:
-    match block:
-        case Text():
-            return _text_bytes(block.text)
-        case ToolResult():
-            return _FRAMING_BYTES + _text_bytes(block.content)
-        case ToolCall():
-            return _FRAMING_BYTES + _text_bytes(block.name) + len(msgspec.json.encode(block.arguments))
-        case Opaque():
-            return _FRAMING_BYTES + _value_bytes(block.block)
-        case Media():
-            # Not by its size: an image costs a bounded number of tokens, whatever its bytes. What lies elsewhere is a guess.
-            return _FRAMING_BYTES + _BINARY_BYTES + _text_bytes(block.text)
-
-
-def _value_bytes(value: object) -> int:
-    if isinstance(value, str):
-        return _text_bytes(value)
-    if isinstance(value, list):
-        return sum(_value_bytes(each) for each in cast(list[object], value))
-    if isinstance(value, dict):
-        fields = cast(dict[str, object], value)
-        kind = fields.get("type")
-        left_out = _NO_TEXT if kind == "text" else _NO_TEXT | {"data"}  # A document's `data` is base64 or plain text.
-        size = _BINARY_BYTES if kind == "base64" else 0
-        for name, each in fields.items():
-            size += 0 if name in left_out else _value_bytes(each)
-        return size
-    return 4  # A number, a truth value, nothing.
-
-
-def _text_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    messages = size_of(request.messages)
+    # Not by their size: an image costs a bounded number of tokens, whatever its bytes. What lies elsewhere is a guess.
+    return size + messages.text_bytes + (messages.images + messages.documents + messages.files) * _BINARY_BYTES
 
 
 class _Average:

@@ -11,8 +11,6 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from understudy.errors import RequestRejected
-
 
 class Text(msgspec.Struct, frozen=True, tag="text"):
     """Plain text, from either side."""
@@ -171,24 +169,6 @@ class Allowance(msgspec.Struct, frozen=True):
     input_tokens: Meter | None = None
     output_tokens: Meter | None = None
     tokens: Meter | None = None  # both together
-
-
-def refuse_media(provider: object, request: ModelRequest) -> None:
-    """Refuse a request with images or documents for a provider that does not say that it takes them.
-
-    Raises:
-        RequestRejected: Nothing was sent.
-    """
-    takes: frozenset[str] = getattr(provider, "media", frozenset())
-    for message in request.messages:
-        for block in message.content:
-            if isinstance(block, Media) and block.kind not in takes:
-                raise RequestRejected(
-                    f"the conversation holds {block}, and {type(provider).__name__} takes "
-                    f"{' and '.join(['text', *sorted(takes)])} only; nothing was sent. Ask a model of another provider, "
-                    "or give the agent the text of it.",
-                    sent=False,
-                )
 
 
 class Provider(Protocol):

@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from understudy.endpoint.model import ChatMessage, Media, ModelRequest
+from understudy.endpoint.model import ModelRequest
+from understudy.endpoint.sizes import size_of, text_size
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -52,21 +53,11 @@ def window_of(model: str) -> Window:
 
 def estimated_tokens(request: ModelRequest) -> int:
     """Return how long the prompt may be, in tokens."""
-    size = len(request.system.encode("utf-8", "replace")) + len(msgspec.msgpack.encode(request.tools))
-    return size // _BYTES_PER_TOKEN + sum(map(message_tokens, request.messages))
-
-
-def message_tokens(message: ChatMessage) -> int:
-    """Return how many tokens a message may come to."""
-    media = [block for block in message.content if isinstance(block, Media)]
-    plain = [block for block in message.content if not isinstance(block, Media)]
-    return len(msgspec.msgpack.encode(plain)) // _BYTES_PER_TOKEN + sum(map(_media_tokens, media))
-
-
-def _media_tokens(media: Media) -> int:
-    if media.kind == "image":
-        return _IMAGE_TOKENS
-    return max(_IMAGE_TOKENS, len(media.data) // _DOCUMENT_BYTES_PER_TOKEN) + len(media.text) // _BYTES_PER_TOKEN
+    messages = size_of(request.messages)
+    size = text_size(request.system) + len(msgspec.msgpack.encode(request.tools))
+    size += messages.text_bytes + messages.sealed_bytes
+    documents = max(messages.documents * _IMAGE_TOKENS, messages.document_bytes // _DOCUMENT_BYTES_PER_TOKEN)
+    return size // _BYTES_PER_TOKEN + (messages.images + messages.files) * _IMAGE_TOKENS + documents
 
 
 def is_near(request: ModelRequest, context_tokens: int | None) -> bool:

@@ -13,6 +13,7 @@ from understudy.mailbox.envelope import Envelope
 if TYPE_CHECKING:
     from understudy.actors.system import System
 
+_FIRST_PAGE = 8  # actors; each further page is twice as large
 _SUSPECTS_S = 0.05  # how often a suspect looks whether another one has ended
 
 
@@ -42,9 +43,11 @@ class Recovery:
         for no in await self._system.store.suspects():
             await self._system.population.of_no(no)
         after = 0
-        page_max = self._system.limits.recoveries_max
-        while page := await self._system.store.waiting(after, page_max):
+        # Few at first, so that the first answers do not wait until the mail of hundreds has been read.
+        page_size, page_max = _FIRST_PAGE, self._system.limits.recoveries_max
+        while page := await self._system.store.waiting(after, min(page_size, page_max)):
             after = page[-1]
+            page_size *= 2
             await self._system.population.bring_back(page)
             await self._system.committer.wait_durable()
             while self._system.population.live > self._system.limits.active_max and self._system.turn_tasks:

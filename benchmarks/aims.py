@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from benchmarks.case import FLUSHED, OURS, Figure, Key, Scale
+from benchmarks.case import FLUSHED, OURS, PROCESS, Figure, Key, Scale
 from benchmarks.floors import bare_sdk, group_commits, single_commits, upserts
 from benchmarks.machine import Machine
 from benchmarks.workloads import (
@@ -70,7 +70,7 @@ def judge(figures: Iterable[Figure], machine: Machine, scale: Scale) -> list[Aim
     medians = _Medians(figures)
     return [
         *_asks(medians, machine),
-        *_flushes(figures),
+        *_flushes(figures, medians),
         *_workflows(medians),
         *_over_peers(medians),
         *_memory(medians),
@@ -111,8 +111,14 @@ def _asks(medians: _Medians, machine: Machine) -> Iterator[Aim]:
         )
 
 
-def _flushes(figures: Iterable[Figure]) -> Iterator[Aim]:
+def _flushes(figures: Iterable[Figure], medians: _Medians) -> Iterator[Aim]:
     """Check that whatever says that its answers are on disk has told the disk."""
+    note = "as the disk counts them"
+    alone = (asks.NAME, asks.case_name(1))
+    per_call, rate = medians.of(*alone, "flushes per call", PROCESS), medians.of(*alone, "rate", PROCESS)
+    if per_call is not None and rate is not None:
+        # It hardly flushes itself, so what came while it ran hides a missing flush of the others just as well.
+        note += f"; up to {per_call * rate:,.0f} a second were other programs'"
     for figure in figures:
         workload, case, name, contender = figure.key
         if (workload, case, name) == (
@@ -129,7 +135,7 @@ def _flushes(figures: Iterable[Figure]) -> Iterator[Aim]:
                 f"{least:.2f}",
                 f"≥ {least_min}",
                 least >= least_min,
-                "as the disk counts them, other programs' as well",
+                note,
             )
 
 

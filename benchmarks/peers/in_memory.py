@@ -25,7 +25,7 @@ IN_MEMORY: tuple[Peer, ...] = (
         environment=Environment("pykka", ("pykka==4.5.0",), tells=("pykka",)),
         durability=MEMORY,
         tasks=_ALL,
-        settings="Pinned to one CPU, where its threads hand over two to three times as fast as on two; ask and tell of "
+        settings="Pinned to one CPU, where its asks were 1.5 to 3 times as fast as on two; ask and tell of "
         "ActorRef, which cost less than proxies; each caller is a thread.",
     ),
     Peer(

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import __main__ as program
 from benchmarks.aims import judge
-from benchmarks.case import FLUSHED, KERNEL, OURS, Figure, Key, Scale
+from benchmarks.case import FLUSHED, KERNEL, OURS, PROCESS, Figure, Key, Scale
 from benchmarks.flushes import flushes
 from benchmarks.machine import FLUSH_US_MIN, Machine
 
@@ -133,6 +133,14 @@ def test_whoever_says_that_an_ask_alone_is_on_disk_is_judged_by_its_flushes():
         ("flushes per durable ask, alone, a floor", "0.95", True),
         ("flushes per durable ask, alone, a peer that does not flush", "0.00", False),
     ]
+
+
+def test_flushes_of_other_programs_are_told_beside_ours():
+    rate = Figure(key=Key("asks", "1 caller", "rate", PROCESS), unit="/s", durability=KERNEL, samples=[5_000.0])
+
+    (judged,) = judge([_figure(OURS, [1.3]), _figure(PROCESS, [0.1], KERNEL), rate], MACHINE, Scale())
+
+    assert judged.note.endswith("up to 500 a second were other programs'")
 
 
 def test_one_sample_of_ours_with_fewer_flushes_than_asks_is_a_miss():

@@ -89,9 +89,9 @@ ASKS = Task(name="asks", callers=4, count=7)
 
 def test_samples_come_through_whatever_else_the_program_prints(write_program, place):
     peer = write_program(
-        "print('a library says hello', end='')\n"
-        "print('sample of something', file=sys.stderr)\n"
         "os.write(1, bytes([255, 10]))\n"
+        "print('sample of something', file=sys.stderr)\n"
+        "print('a library says hello', end='', flush=True)\n"
         "return [Sample('rate', '/s', 5.0), Sample('p50', 'µs', 2.0, [1.0, 2.0, 3.0])]"
     )
 
@@ -123,6 +123,13 @@ def test_the_last_line_of_an_error_arrives(write_program, place):
     peer = write_program("print('sample', flush=True)\nraise ValueError('the reason is here')")
 
     with pytest.raises(NotMeasured, match=r"^ended with 1: ValueError: the reason is here$"):
+        measure(place, peer, ASKS)
+
+
+def test_samples_of_a_program_that_fails_later_do_not_count(write_program, place):
+    peer = write_program("yield Sample('rate', '/s', 5.0)\nraise ValueError('too late')")
+
+    with pytest.raises(NotMeasured, match=r"^ended with 1: ValueError: too late$"):
         measure(place, peer, ASKS)
 
 

@@ -40,7 +40,7 @@ class State(TypedDict):
 Graph = CompiledStateGraph[State, Any, Any, Any]
 
 
-async def fetch(_state: State) -> State:
+async def fetch(state: State) -> State:  # noqa: ARG001 - LangGraph wants this very name
     """Stand for something that reaches outside, and costs nothing itself."""
     return {"count": 1}
 

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from benchmarks.load import measure, measure_blocking
+from benchmarks.sample import QUANTILES, Sample
+
+
+def _check(samples: list[Sample]) -> None:
+    rate, middle, late = samples
+    assert [(each.figure, each.unit) for each in samples] == [("rate", "/s"), ("p50", "µs"), ("p99", "µs")]
+    assert 0 < middle.value <= late.value
+    assert len(middle.quantiles) == len(QUANTILES)
+    assert list(middle.quantiles) == sorted(middle.quantiles)
+    assert rate.value > 0
+
+
+def test_callers_each_repeat_their_own_call():
+    called: set[int] = set()
+
+    async def call(number: int) -> None:
+        called.add(number)
+        await asyncio.sleep(0)
+
+    samples = asyncio.run(measure(call, callers=5, seconds=0.01))
+
+    assert called == {0, 1, 2, 3, 4}
+    _check(samples)
+
+
+def test_blocking_callers_call_at_the_same_time():
+    together = threading.Barrier(5)
+
+    samples = measure_blocking(lambda _number: together.wait(timeout=30), callers=5, seconds=0.0)
+
+    _check(samples)
+
+
+@pytest.mark.parametrize("calls_before", [0, 30])
+def test_an_error_of_a_blocking_call_ends_the_measurement(calls_before):
+    calls = 0
+
+    def call(_number: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > calls_before:
+            raise ValueError("the call failed")
+
+    with pytest.raises(ValueError, match="the call failed"):
+        measure_blocking(call, callers=2, seconds=0.01)

@@ -32,9 +32,10 @@ WORKFLOW_COMMITS_MAX = 10.0
 IDLE_BYTES_MAX = 2_048
 # Tracing itself and resized tables leave a few bytes per actor; one forgotten object of any kind is larger.
 PASSIVATED_BYTES_MAX = 16
+SERVED_BYTES_MAX = 200 * 2**20
 REOPENED_S_MAX = 2.0
 GROWTH_OF_FLOOR_MIN = 0.8
-HISTORY_RATIO_MAX = 1.25
+HISTORY_RATIO_MAX = 1.2
 MODEL_CALL_RATIO_MAX = 1.25
 CHILDREN_RATIO_MAX = 60.0  # for 50 times as many
 FAILURE_RATIO_MAX = 1.5  # among 1,000 times as many: none but the noise of caches
@@ -73,7 +74,7 @@ def judge(figures: Iterable[Figure], machine: Machine, scale: Scale) -> list[Aim
         *_flushes(figures, medians),
         *_workflows(medians),
         *_over_peers(medians),
-        *_memory(medians),
+        *_memory(medians, scale),
         *_reopening(medians, scale),
         *_growth(medians, scale),
         *_history(medians, scale),
@@ -195,7 +196,7 @@ def _over_peers(medians: _Medians) -> Iterator[Aim]:
         )
 
 
-def _memory(medians: _Medians) -> Iterator[Aim]:
+def _memory(medians: _Medians, scale: Scale) -> Iterator[Aim]:
     idle = medians.of(idle_memory.NAME, "idle actor", "in memory")
     if idle is not None:
         yield Aim("bytes per idle actor in memory", f"{idle:,.0f}", f"< {IDLE_BYTES_MAX:,}", idle < IDLE_BYTES_MAX)
@@ -207,6 +208,15 @@ def _memory(medians: _Medians) -> Iterator[Aim]:
             "0",
             gone <= PASSIVATED_BYTES_MAX,
             f"up to {PASSIVATED_BYTES_MAX} are the measurement's own",
+        )
+    on_disk = scale.growth_actors[-1]
+    peak = medians.of(idle_memory.NAME, idle_memory.on_disk_name(on_disk), idle_memory.PEAK)
+    if peak is not None:
+        yield Aim(
+            f"MB of a process that serves {on_disk:,} actors on disk",
+            f"{peak / 2**20:,.0f}",
+            f"≤ {SERVED_BYTES_MAX / 2**20:,.0f}",
+            peak <= SERVED_BYTES_MAX,
         )
 
 
@@ -223,7 +233,7 @@ def _reopening(medians: _Medians, scale: Scale) -> Iterator[Aim]:
 
 
 def _growth(medians: _Medians, scale: Scale) -> Iterator[Aim]:
-    small, large = scale.growth_actors
+    small, large = scale.growth_actors[0], scale.growth_actors[-1]
     for spread in (growth.NEIGHBOURS, growth.SCATTERED):
         kept: dict[str, float] = {}
         for contender in (OURS, upserts.NAME):
@@ -244,18 +254,20 @@ def _growth(medians: _Medians, scale: Scale) -> Iterator[Aim]:
 
 
 def _history(medians: _Medians, scale: Scale) -> Iterator[Aim]:
-    short, long = scale.history_items
-    ratio = medians.ratio(
-        (agent_history.NAME, agent_history.case_name(long), "written per run", OURS),
-        (agent_history.NAME, agent_history.case_name(short), "written per run", OURS),
-    )
-    if ratio is not None:
-        yield Aim(
-            f"bytes written per agent run, {long:,} to {short:,} items",
-            f"{ratio:.2f}",
-            f"≤ {HISTORY_RATIO_MAX}",
-            ratio <= HISTORY_RATIO_MAX,
+    short, long = scale.history_items[0], scale.history_items[-1]
+    for figure in (agent_history.WRITTEN, agent_history.WORKED):
+        ratio = medians.ratio(
+            (agent_history.NAME, agent_history.case_name(long), figure, OURS),
+            (agent_history.NAME, agent_history.case_name(short), figure, OURS),
         )
+        if ratio is not None:
+            yield Aim(
+                f"an agent's {figure}, {long:,} to {short:,} items",
+                f"{ratio:.2f}",
+                f"≤ {HISTORY_RATIO_MAX}",
+                ratio <= HISTORY_RATIO_MAX,
+                "without the request's encoding" if figure == agent_history.WORKED else "",
+            )
 
 
 def _model_calls(medians: _Medians) -> Iterator[Aim]:

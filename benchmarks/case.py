@@ -28,8 +28,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     spawn_actors: int = 10_000
     memory_actors: int = 50_000
     reopen_actors: int = 10_000
-    growth_actors: tuple[int, int] = (1_000, 1_000_000)
-    history_items: tuple[int, int] = (10, 1_000)
+    growth_actors: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    history_items: tuple[int, ...] = (10, 100, 1_000, 10_000)
     conversations: int = 100
     static_children: tuple[int, int] = (1_000, 50_000)
     failure_actors: tuple[int, int] = (50, 50_000)

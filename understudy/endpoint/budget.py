@@ -9,7 +9,7 @@ import msgspec
 from understudy.errors import InvalidDefinition
 
 
-class Budget(msgspec.Struct, frozen=True, kw_only=True):
+class Budget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one run, or one workflow, and everything below it may use at most; None is no limit.
 
     Before each model call the most that it may cost is set aside; a call that does not fit into what is left is not

@@ -71,8 +71,8 @@ class Standing(msgspec.Struct, frozen=True):
         return f"{left} of {in_words(self.limit, self.most)} left"
 
 
-class Ledger(msgspec.Struct, frozen=True):
-    """What one run or workflow has spent of its budget. Stored; evolves by adding fields with defaults.
+class Ledger(msgspec.Struct, frozen=True, array_like=True):
+    """What one run or workflow has spent of its budget. Stored; evolves by appending fields with defaults.
 
     `reserved` is set aside for calls under way, which have records of their own: a ledger read from disk has none.
     """

@@ -38,7 +38,7 @@ def _keep_records(connection: sqlite3.Connection) -> None:
         "CREATE TABLE record (kind TEXT NOT NULL, id TEXT NOT NULL, owner TEXT NOT NULL, body BLOB NOT NULL,"
         " expires_at REAL, checksum INTEGER NOT NULL, PRIMARY KEY (kind, id)) STRICT, WITHOUT ROWID"
     )
-    connection.execute("CREATE INDEX record_owner ON record (kind, owner, id)")
+    connection.execute("CREATE INDEX record_owner ON record (kind, owner, id) WHERE owner <> ''")
     connection.execute("CREATE INDEX record_expiry ON record (expires_at) WHERE expires_at IS NOT NULL")
 
 

@@ -330,7 +330,7 @@ def records(connection: sqlite3.Connection, kind: str, owner: str | None, after:
         rows = connection.execute(f"{_RECORDS} AND id > ? ORDER BY id LIMIT ?", (kind, after, limit)).fetchall()
     else:
         rows = connection.execute(
-            f"{_RECORDS} AND owner = ? AND id > ? ORDER BY id LIMIT ?", (kind, owner, after, limit)
+            f"{_RECORDS} AND owner = ? AND owner <> '' AND id > ? ORDER BY id LIMIT ?", (kind, owner, after, limit)
         ).fetchall()
     return [read_record(row) for row in rows]
 

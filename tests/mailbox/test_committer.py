@@ -12,6 +12,7 @@ import pytest
 from understudy.errors import StoreFailed
 from understudy.mailbox.commit import Batch, Committer, Snapshot
 from understudy.mailbox.envelope import Envelope, Head
+from understudy.mailbox.sqlite import SQLiteStore
 from understudy.testing.stores import FaultyStore
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +23,7 @@ def message(no: int) -> Envelope:
 
 
 class Bench:
-    def __init__(self, store: FaultyStore) -> None:
+    def __init__(self, store: Any) -> None:
         self.store = store
         self.failures: list[BaseException] = []
         self.committer = Committer(store, self.failures.append)
@@ -224,3 +225,64 @@ async def test_error_beside_the_commit_stops_the_store_and_tells_who_waits(fault
             await reply
     assert len(bench.failures) == 1
     await bench.committer.stop()
+
+
+async def two_messages_in_two_rounds(bench: Bench) -> list[set[int]]:
+    """Accept a message and wait for it; accept another one a round of the loop later. Return what each commit held."""
+
+    async def later() -> None:
+        await asyncio.sleep(0)
+        bench.accept(message(2))
+
+    bench.batches.clear()
+    bench.accept(message(1))
+    await asyncio.gather(bench.committer.wait_durable(), later())
+    await bench.committer.wait_durable()
+    return [set(batch.envelopes) for batch in bench.batches]
+
+
+async def test_batch_is_not_held_open_when_every_turn_waits_for_it(bench: Bench) -> None:
+    bench.committer.turns = ["the only turn"]
+
+    assert await two_messages_in_two_rounds(bench) == [{1}, {2}]
+
+
+async def test_batch_is_held_open_for_turns_that_run(bench: Bench) -> None:
+    bench.committer.turns = ["the turn that waits", "another one"]
+
+    assert await two_messages_in_two_rounds(bench) == [{1, 2}]
+
+
+async def test_batch_is_held_open_for_callers_who_have_just_got_their_answer(bench: Bench) -> None:
+    bench.committer.turns = ["the only turn"]
+    await bench.reply("answer")
+
+    assert await two_messages_in_two_rounds(bench) == [{1, 2}]
+
+
+async def test_error_in_what_follows_a_commit_on_a_thread_stops_the_store(opened: Any) -> None:
+    bench = Bench(await opened(SQLiteStore))
+
+    def fail(_batch: Batch) -> None:
+        raise OSError("nobody listens")
+
+    bench.committer.committed = fail
+    bench.accept(message(1))
+    await bench.committer.wait_durable()  # It is on disk, and was released before that failed.
+    await bench.committer.stop()
+
+    assert bench.committer.durable == 1
+    assert ["what follows a commit failed" in str(failure) for failure in bench.failures] == [True]
+
+
+async def test_who_waits_for_a_commit_on_a_thread_is_released_once(opened: Any) -> None:
+    bench = Bench(await opened(SQLiteStore))
+    calls: list[str] = []
+
+    bench.accept(message(1))
+    bench.committer.open.after.append(lambda: calls.append("called"))
+    await bench.committer.wait_durable()
+    await bench.committer.stop()
+
+    assert calls == ["called"]
+    assert [batch.number for batch in bench.batches] == [1]

@@ -201,6 +201,7 @@ class System:
             self.committer = Committer(self.store, self._store_failed)
             self.committer.taking = self._taking
             self.committer.committed = self._committed
+            self.committer.turns = self.turns
             self.committer.start()
             self._host = asyncio.current_task()
             self.timers = Timers(self)

@@ -9,7 +9,8 @@ committer stops for good, and nothing that waits is released.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextvars
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -80,6 +81,7 @@ class Batch:
         "finished",
         "forgotten",
         "journal",
+        "landed",
         "last_message",
         "number",
         "picture",
@@ -120,6 +122,8 @@ class Batch:
         self.released: list[tuple[asyncio.Future[Any], Any]] = []  # futures and the values they get after the commit
         self.waiters: list[asyncio.Future[None]] = []  # who waits for this commit
         self.after: list[Callable[[], None]] = []  # called once it is on disk
+        # What a store may call on the loop when it is: a round earlier than who waits for the store goes on.
+        self.landed: Callable[[Batch], None] = lambda _batch: None
 
     def finish(self, envelope: Envelope) -> None:
         """Remove the message: its turn has finished, or it was given up."""
@@ -173,14 +177,18 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
         # Kept, as each `get_running_loop` of CPython 3.11 asks for the process id.
         self._loop: asyncio.AbstractEventLoop
+        self._context: contextvars.Context
         self._closing = False
         self._flying: Batch | None = None
+        self._answered = False  # the newest batch on disk released somebody outside, who may send again at once
+        self.turns: Collection[Any] = ()  # those that run; a message may become one
         self.taking: Callable[[Batch], None] = lambda _batch: None  # called before a batch is written
         self.committed: Callable[[Batch], None] = lambda _batch: None  # called when it is on disk
 
     def start(self) -> None:
         """Start the task that commits."""
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         self._task = self._loop.create_task(self._run(), name="understudy-committer")
 
     def touch(self) -> Batch:
@@ -267,10 +275,9 @@ class Committer:
                 self.taking(batch)
                 self._flying = batch
                 self._make_room()
+                batch.landed = self._landed
                 await self._store.commit(batch)
-                self._flying = None
-                self.durable = batch.number
-                self._release(batch)
+                self._landed(batch)
             except BaseException as error:  # Also of what is called here: a task that dies silently leaves all waiting.
                 self._fail(error, batch)
                 return
@@ -290,6 +297,8 @@ class Committer:
 
     async def _quiet(self) -> None:
         """Let the turns that are ready to run finish into the open batch, within bounds."""
+        if 0 < len(self.turns) <= len(self.open.waiters) and not self._answered:
+            return  # All turns wait for it, and nobody is about to send: a step that runs alone waits for no round.
         seen = -1
         for _ in range(self.QUIET_ROUNDS):
             work = self.open.work
@@ -303,6 +312,15 @@ class Committer:
             if not room.done():
                 room.set_result(None)
         self._room.clear()
+
+    def _landed(self, batch: Batch) -> None:
+        """Release, once, who waits for a batch that is on disk."""
+        if batch.number <= self.durable:
+            return
+        self._flying = None
+        self.durable = batch.number
+        self._answered = bool(batch.released)
+        self._context.run(self._release, batch)
 
     def _release(self, batch: Batch) -> None:
         for future, value in batch.released:

@@ -46,6 +46,20 @@ class _Visit(asyncio.Future[T]):
     loop that `asyncio.wait` takes.
     """
 
+    def __init__(self, loop: asyncio.AbstractEventLoop, then: Callable[[], None] | None) -> None:
+        super().__init__(loop=loop)
+        self._then = then
+
+    def set_result(self, result: T) -> None:
+        """Call what is to be called at once, and let who waits go on in the next round of the loop."""
+        if self._then is not None:
+            try:
+                self._then()
+            except BaseException as error:
+                self.set_exception(error)
+                return
+        super().set_result(result)
+
     def cancel(self, msg: Any | None = None) -> bool:
         """Refuse."""
         return False
@@ -63,15 +77,14 @@ class _Way:
     EVERY_S = 0.001
     PAUSE_S = 0.0001
 
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
 
     def __enter__(self) -> None:
         self._in_flight += 1
         if self._in_flight == 1:
-            self._loop = asyncio.get_running_loop()
             self._timer = self._loop.call_later(self.EVERY_S, self._pause)
 
     def __exit__(self, *_: object) -> None:
@@ -80,7 +93,7 @@ class _Way:
             self._timer.cancel()
 
     def _pause(self) -> None:
-        if self._in_flight and self._loop is not None:
+        if self._in_flight:
             time.sleep(self.PAUSE_S)
             self._timer = self._loop.call_later(self.EVERY_S, self._pause)
 
@@ -92,8 +105,8 @@ class Runner(Protocol):
         """Make the connection."""
         ...
 
-    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run *function* whole and return what it returns."""
+    async def run(self, function: Callable[[sqlite3.Connection], T], then: Callable[[], None] | None = None) -> T:
+        """Run *function* whole and return what it returns. *then* may be called on the loop a round before that."""
         ...
 
     def post(self, function: Callable[[sqlite3.Connection], None]) -> None:
@@ -114,11 +127,14 @@ class ThreadRunner(aiosqlite.Connection):
         self._thread.daemon = True
         self._thread.name = "understudy-store"
         self._ending: asyncio.Future[Any] | None = None
-        self._way = _Way()
+        self._loop: asyncio.AbstractEventLoop  # kept: `get_running_loop` of CPython 3.11 asks for the process id
+        self._way: _Way
         self._jobs: _Jobs = self._tx  # pyright: ignore[reportUnknownMemberType] - aiosqlite does not say of what
 
     async def start(self) -> None:
         """Start the thread and make the connection there."""
+        self._loop = asyncio.get_running_loop()
+        self._way = _Way(self._loop)
         with outside():
             await settle_task(self._start())
 
@@ -136,9 +152,9 @@ class ThreadRunner(aiosqlite.Connection):
         self._ending = super().stop()  # pyright: ignore[reportUnknownMemberType] - nor here
         return self._ending
 
-    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run *function* whole on the connection's thread."""
-        visit: _Visit[T] = _Visit(loop=asyncio.get_running_loop())
+    async def run(self, function: Callable[[sqlite3.Connection], T], then: Callable[[], None] | None = None) -> T:
+        """Run *function* whole on the connection's thread; call *then* as soon as the loop hears of it."""
+        visit: _Visit[T] = _Visit(self._loop, then)
         # A closure, not a `partial`: aiosqlite logs what it runs, and a partial shows its arguments, users' data.
         self._jobs.put_nowait((visit, lambda: function(self._conn)))
         with outside(), self._way:
@@ -168,7 +184,7 @@ class InlineRunner:
         """Make the connection."""
         self._connection = self._connect()
 
-    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, function: Callable[[sqlite3.Connection], T], then: Callable[[], None] | None = None) -> T:
         """Let the loop go round once, as a thread would, then run *function*."""
         await asyncio.sleep(0)
         if self._connection is None:

@@ -374,7 +374,7 @@ class SQLiteStore:
         except BaseException as error:
             self._broken = error
             raise
-        await writer.run(partial(self._write, todo=todo))
+        await writer.run(partial(self._write, todo=todo), partial(batch.landed, batch))
         if self._rows_written >= self._rows_per_checkpoint:
             # Not awaited: who waits for this commit need not wait for the checkpoint. The next commit comes after it.
             writer.post(self._checkpoint)

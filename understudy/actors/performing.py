@@ -132,10 +132,21 @@ async def _run_apart(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
         slot.running = False
         parking.end_step(turn)
     if task.cancelling() > cancels:
-        # The body swallowed it. Its outcome counts, but who asked for it is gone (a timeout, a cancelled sibling).
-        await asyncio.sleep(0)  # What the body did to its own task arrives here.
-        raise asyncio.CancelledError
+        await _forget_cancels(turn, spec, task, cancels)
     return outcome
+
+
+async def _forget_cancels(turn: Turn, spec: Spec, task: asyncio.Task[Any], cancels: int) -> None:
+    """Go on after a body that swallowed a cancellation without `uncancel`, unless the turn or its branch is to end.
+
+    Older libraries make their timeouts so: their cancellations must not count against who asked for the step.
+    """
+    await asyncio.sleep(0)  # One that is still on its way arrives here.
+    turn.check(spec.title)
+    if turn.closing and task is not turn.task:
+        raise asyncio.CancelledError
+    while task.cancelling() > cancels:
+        task.uncancel()
 
 
 async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
@@ -181,7 +192,8 @@ def _input(spec: Spec) -> Input | None:
 
 async def _begin(turn: Turn, spec: Spec, slot: Slot, ladder: Ladder, witness: Witness) -> None:
     """Return when an attempt may start: its time has come, and all that led to it is on disk."""
-    await ladder.wait()
+    if ladder.rungs.not_before:
+        await ladder.wait()
     # A tool waits for its rate before it begins: that takes nothing from its timeout, and a crash leaves no doubt.
     if spec.gate is not None and slot.work is None:
         await spec.gate()

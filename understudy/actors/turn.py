@@ -77,6 +77,7 @@ class Turn:
         "asks",
         "began_s",
         "busy",
+        "closing",
         "ended",
         "envelope",
         "epoch",
@@ -108,6 +109,7 @@ class Turn:
         self.sends: list[Send] | None = None
         self.records: list[tuple[Any, bytes]] | None = None
         self.open: set[asyncio.Task[Any]] | None = None
+        self.closing = False  # its branches are being ended, before it ends itself
         self.traced = False
         self.waiting = 0  # asks and jobs that it waits for now
         self.asks: dict[Slot, Activation] | None = None  # the asks among them, and who is asked
@@ -235,6 +237,7 @@ class Turn:
 
     async def close_steps(self) -> None:
         """Cancel the steps that still run and wait until they have ended."""
+        self.closing = True
         while self.open:
             running = list(self.open)
             for task in running:

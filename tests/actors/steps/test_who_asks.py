@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from contextvars import ContextVar
 
+import anyio
 import pytest
 
 from tests.actors.steps.conftest import Open
@@ -36,6 +38,25 @@ async def stubborn() -> str:
 
 
 @step
+async def times_out(timeout: str) -> str:
+    """Wait too long, in one of the ways in which that is ended."""
+    task = asyncio.current_task()
+    assert task is not None
+    if timeout == "anyio":
+        with anyio.move_on_after(1):
+            await anyio.sleep(60)
+    elif timeout == "asyncio":
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await asyncio.sleep(60)
+    else:
+        asyncio.get_running_loop().call_later(1, task.cancel)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+    return "it took too long"
+
+
+@step
 async def give_up() -> str:
     task = asyncio.current_task()
     assert task is not None
@@ -51,20 +72,25 @@ class Clerk(Actor, kind="clerk"):
 
     @handler
     async def hurry(self) -> list[str]:
-        try:
-            async with asyncio.timeout(5):
-                return [await stubborn()]
-        except TimeoutError:
-            world().did.append("too late")
-            raise
+        async with asyncio.timeout(5):
+            return [await stubborn()]
 
     @handler
-    async def race(self) -> list[str]:
-        async with asyncio.TaskGroup() as group:
-            slow = group.create_task(stubborn())
-            await asyncio.sleep(5)
-            slow.cancel()
-        return [str(slow.cancelled())]
+    async def leave_behind(self) -> list[str]:
+        async def go_on() -> None:
+            while True:
+                await stubborn()
+
+        world().seen["branch"] = asyncio.create_task(go_on())
+        await asyncio.sleep(5)
+        return ["finished"]
+
+    @handler
+    async def use(self, timeout: str) -> list[str]:
+        said = [await times_out(timeout) for _ in range(2)]
+        task = asyncio.current_task()
+        assert task is not None
+        return [*said, f"{task.cancelling()} cancellations"]
 
     @handler
     async def give_up(self) -> list[str]:
@@ -92,20 +118,27 @@ async def test_what_a_body_sets_in_its_context_its_handler_does_not_see(open_sys
         assert await system.actor(Clerk, "c").serve() == ["the step", "the handler"]
 
 
-async def test_body_that_swallows_a_timeout_keeps_its_outcome_and_not_its_caller(
+async def test_body_that_swallows_a_timeout_outlasts_it_as_any_coroutine_does(
     open_system: Open, outside: World
 ) -> None:
     async with open_system(Clerk) as system:
-        said = await system.actor(Clerk, "c").hurry()
+        assert await system.actor(Clerk, "c").hurry() == ["done all the same"]
 
-    # The first attempt was too late and failed; the second one found the outcome in the journal.
-    assert said == ["done all the same"]
-    assert outside.did == ["stubborn", "too late"]
+    assert outside.did == ["stubborn"]
 
 
-async def test_branch_is_cancelled_although_its_step_swallows_that(open_system: Open) -> None:
+async def test_turn_ends_a_branch_whose_steps_swallow_that(open_system: Open, outside: World) -> None:
     async with open_system(Clerk) as system:
-        assert await system.actor(Clerk, "c").race() == ["True"]
+        assert await system.actor(Clerk, "c").leave_behind() == ["finished"]
+
+    assert outside.seen["branch"].cancelled()
+    assert outside.did == ["stubborn"]
+
+
+@pytest.mark.parametrize("timeout", ["asyncio", "anyio", "older libraries"])
+async def test_timeout_within_a_body_cancels_nobody_else(open_system: Open, timeout: str) -> None:
+    async with open_system(Clerk) as system:
+        assert await system.actor(Clerk, "c").use(timeout) == ["it took too long"] * 2 + ["0 cancellations"]
 
 
 async def test_body_that_cancels_its_own_task_cancels_who_asked_for_it_once(open_system: Open) -> None:

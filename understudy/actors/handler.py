@@ -50,11 +50,15 @@ class Address(Protocol):
         """Send and wait for the reply."""
         ...
 
-    async def tell(self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def tell(
+        self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Coroutine[Any, Any, None]:
         """Send; return when the message is stored."""
         ...
 
-    async def submit(self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
+    def submit(
+        self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Coroutine[Any, Any, Job[Any]]:
         """Send; return a durable handle when the message is stored."""
         ...
 
@@ -93,7 +97,7 @@ class Bound(Generic[P, R_co]):
             return here
         return self._address.ask(self._name, self._options, args, kwargs)
 
-    async def tell(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    def tell(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, None]:
         """Store the message; return once it is durable, without waiting for its turn.
 
         Messages of one sender keep their order. Inside a turn the message leaves when the turn commits, and not at all
@@ -105,16 +109,16 @@ class Bound(Generic[P, R_co]):
             InvalidArguments: The arguments do not fit; nothing was stored.
             ActorStopped: The actor has stopped for good; nothing was stored.
         """
-        await self._address.tell(self._name, self._options, args, kwargs)
+        return self._address.tell(self._name, self._options, args, kwargs)
 
-    async def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]:
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Job[R_co]]:
         """Store the message and return a durable handle to it; its outcome is kept for `Limits.result_ttl_s`.
 
         Raises:
             MailboxFull: Too many messages wait already; nothing was stored.
             InvalidArguments: The arguments do not fit; nothing was stored.
         """
-        return await self._address.submit(self._name, self._options, args, kwargs)
+        return self._address.submit(self._name, self._options, args, kwargs)
 
     def options(
         self,

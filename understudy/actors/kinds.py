@@ -11,6 +11,7 @@ import msgspec
 from understudy.actors.actor import Actor, event_type, migrations, state_type
 from understudy.actors.failures import to_error
 from understudy.actors.handler import Handler, Query
+from understudy.actors.ref import ref_class
 from understudy.actors.signature import Signature, Wire
 from understudy.codec import Codec, decode_or_suspend, encode
 from understudy.errors import EncodingFailed, InvalidDefinition, StateUndecodable
@@ -63,6 +64,7 @@ class ActorType:
         self.cls = cls
         self.kind = cls.kind
         self.role = role
+        self.ref = ref_class(cls)
         self.live: dict[str, Activation] = {}
         self.handlers: dict[str, BoundHandler] = {}
         self.queries: dict[str, BoundHandler] = {}

@@ -60,7 +60,7 @@ class Ledgers:
         self._system = system
         self._open: dict[str, OpenLedger] = {}
         self._reading: dict[str, int] = {}
-        self._of_messages: dict[int, list[OpenLedger]] = {}  # those of their runs
+        self.of_messages: dict[int, list[OpenLedger]] = {}  # those of their runs
         self.letting_go: dict[int, tuple[str, str]] = {}  # actors that a raised budget lets go on -> the record of it
         self._tickets = itertools.count(1)
         self._numbers = itertools.count(1)
@@ -214,13 +214,13 @@ class Ledgers:
 
     def pause(self, message: int) -> None:
         """Stop counting the time of the message's runs: its turn waits for the outside."""
-        for ledger in self._of_messages.get(message, ()):
+        for ledger in self.of_messages.get(message, ()):
             ledger.state = msgspec.structs.replace(ledger.state, elapsed_s=self.elapsed_s(ledger))
             ledger.paused = True
 
     def go_on(self, message: int) -> None:
         """Count it again."""
-        for ledger in self._of_messages.get(message, ()):
+        for ledger in self.of_messages.get(message, ()):
             if ledger.paused:
                 ledger.paused = False
                 ledger.active_since = self._system.loop.time()
@@ -384,7 +384,7 @@ class Ledgers:
         return ledger
 
     def _adopt(self, no: int, ledger: OpenLedger) -> None:
-        mine = self._of_messages.setdefault(no, [])
+        mine = self.of_messages.setdefault(no, [])
         if ledger not in mine:
             self.keep(ledger)
             mine.append(ledger)
@@ -406,7 +406,7 @@ class Ledgers:
         system = self._system
         head = envelope.head
         expires_at = system.wall() + system.limits.result_ttl_s
-        for ledger in self._of_messages.get(envelope.no, ()):
+        for ledger in self.of_messages.get(envelope.no, ()):
             ledger.expires_at = expires_at
             self._write(ledger)
             batch.drop(HELD, held_id(ledger.id, activation.no))
@@ -420,7 +420,7 @@ class Ledgers:
 
     def turn_ended(self, no: int) -> None:
         """Let the ledgers of a message's runs leave memory: its turn is over."""
-        for ledger in self._of_messages.pop(no, ()):
+        for ledger in self.of_messages.pop(no, ()):
             self.release(ledger)
 
     # --- housekeeping ----------------------------------------------------------------------------------------------

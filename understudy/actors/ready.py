@@ -48,7 +48,7 @@ class ReadyTurns:
         if handler is not None and handler.alone:
             handler.alone -= 1
             self._beginning.add(envelope.no)
-            _ = self._start(self._run(activation, envelope))
+            _ = self._start(self._run(activation, envelope, handler))
             return
         self._ready.append((activation, envelope, handler))
         if self._taker is None:
@@ -70,9 +70,9 @@ class ReadyTurns:
         if self._taker is task:  # It has not come to its end: a loop that is torn down cancels what has not begun.
             self._taker = None
 
-    async def _run(self, activation: Activation, envelope: Envelope) -> None:
+    async def _run(self, activation: Activation, envelope: Envelope, handler: BoundHandler) -> None:
         self._beginning.discard(envelope.no)
-        await running.run(activation, envelope)
+        await running.run(activation, envelope, handler, asyncio.current_task())
 
     async def _take(self) -> None:
         """Run turns one after the other, up to the first that waits."""
@@ -87,7 +87,7 @@ class ReadyTurns:
                 self.add(activation, envelope)
                 continue
             context = self._context.copy()
-            turn = running.run(activation, envelope)
+            turn = running.run(activation, envelope, handler, task)
             try:
                 waits_for = context.run(turn.send, None)
             except StopIteration:

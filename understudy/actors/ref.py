@@ -1,4 +1,8 @@
-"""Addresses of actors. A ref is typed as its actor, but only the actor's handlers and queries exist on it."""
+"""Addresses of actors. A ref is typed as its actor, but only the actor's handlers and queries exist on it.
+
+They are properties of a class of refs made for each actor class: looking for an attribute that is not there, to make it in
+`__getattr__`, took a tenth of the time of an ask.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +37,7 @@ class Ref:
 
     def __getattr__(self, name: str) -> Any:
         target = self._target
-        exposed = getattr(target.cls, name, None)
-        if isinstance(exposed, Handler):
-            bound: Bound[..., Any] = Bound(target, exposed.name)
-            return bound
-        if isinstance(exposed, Query):
-            bound_query: BoundQuery[..., Any] = BoundQuery(target, exposed.name)
-            return bound_query
-        raise _no_such_handler(target, name, exposed)
+        raise _no_such_handler(target, name, getattr(target.cls, name, None))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise NoSuchHandler(f"{self!r} is an address: '{name}' cannot be set from outside. Send a message instead.")
@@ -51,7 +48,7 @@ class Ref:
         return self._target.cls
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is Ref and (other._target.kind, other._target.id) == (self._target.kind, self._target.id)
+        return isinstance(other, Ref) and (other._target.kind, other._target.id) == (self._target.kind, self._target.id)
 
     def __hash__(self) -> int:
         return hash((self._target.kind, self._target.id))
@@ -61,6 +58,21 @@ class Ref:
 
     def __understudy_data__(self) -> tuple[str, str]:
         return self._target.kind, self._target.id
+
+
+def ref_class(cls: type[Any]) -> type[Ref]:
+    """Return the class of the refs to actors of *cls*."""
+    exposed = {name: _exposed(getattr(cls, name, None)) for name in dir(cls) if not hasattr(Ref, name)}
+    return type(Ref.__name__, (Ref,), {"__slots__": (), **{name: each for name, each in exposed.items() if each}})
+
+
+def _exposed(exposed: Any) -> property | None:
+    name = getattr(exposed, "name", "")
+    if isinstance(exposed, Handler):
+        return property(lambda ref: Bound(ref._target, name))
+    if isinstance(exposed, Query):
+        return property(lambda ref: BoundQuery(ref._target, name))
+    return None
 
 
 def _no_such_handler(target: Target, name: str, exposed: Any) -> AttributeError:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _astuple = msgspec.structs.astuple
 
 
-def _new_turn(activation: Activation, envelope: Envelope) -> Turn:
+def _new_turn(activation: Activation, envelope: Envelope, task: asyncio.Task[Any] | None) -> Turn:
     made = activation.object
     if made is None:
         made = activation.new_object(activation.state.current())
@@ -34,7 +34,7 @@ def _new_turn(activation: Activation, envelope: Envelope) -> Turn:
             activation.object = made
     turn = Turn(activation, envelope, made)
     turn.began_s = activation.system.wall()
-    turn.task = asyncio.current_task(activation.system.loop)
+    turn.task = task
     turn.journal = activation.system.journals.get(envelope.no)
     scope.set(turn)
     if envelope.attempts:
@@ -44,8 +44,10 @@ def _new_turn(activation: Activation, envelope: Envelope) -> Turn:
     return turn
 
 
-async def run(activation: Activation, envelope: Envelope) -> None:
-    """Handle one message, attempt after attempt, until it has ended or is put back."""
+async def run(
+    activation: Activation, envelope: Envelope, handler: BoundHandler | None, task: asyncio.Task[Any] | None
+) -> None:
+    """Handle one message, attempt after attempt, until it has ended or is put back; this task is *task*."""
     system = activation.system
     again = True
     turn: Turn | None = None
@@ -56,13 +58,11 @@ async def run(activation: Activation, envelope: Envelope) -> None:
                 endings.put_first(activation, envelope)
                 return
             try:
-                turn = _new_turn(activation, envelope)
+                turn = _new_turn(activation, envelope, task)
             except StateUndecodable as error:
                 endings.hold(activation, envelope, error)
                 return
-            handler: BoundHandler | None = None
             try:
-                handler = activation.type.handlers.get(envelope.handler)
                 if handler is None:
                     raise StateUndecodable(f"{activation.type.kind} has no handler '{envelope.handler}' any more.")
                 # What failed or was parked before is in the trace, so its good end is too.

@@ -128,7 +128,7 @@ class SupervisorRef:
 
     async def _instance(self, ref: Any) -> Activation:
         running = self._running()
-        target = ref._target if type(ref) is Ref else None
+        target = ref._target if isinstance(ref, Ref) else None
         if isinstance(target, ActorTarget) and target.system is self._system:
             activation = await target.enter()
             group = activation.type.group

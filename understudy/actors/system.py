@@ -362,7 +362,7 @@ class System:
 
     def ref(self, type: ActorType, id: str) -> Ref:
         """Return the address of one actor of a known type."""
-        return Ref(ActorTarget(self, type, id))
+        return type.ref(ActorTarget(self, type, id))
 
     @overload
     def job(self, id: str, /) -> Job[Any]: ...
@@ -440,7 +440,8 @@ class System:
                 handle.cancel()
         if self.recovery.suspects:
             self.recovery.suspect_ended(envelope)
-        self.ledgers.turn_ended(envelope.no)
+        if self.ledgers.of_messages:
+            self.ledgers.turn_ended(envelope.no)
 
     def _taking(self, batch: Batch) -> None:
         # Also numbers of messages that never touch the table are given once only: job ids must not come back.
@@ -639,7 +640,7 @@ class System:
         await self.store.backup(path)
 
     def _target_of(self, ref: Any) -> ActorTarget:
-        target = ref._target if type(ref) is Ref else None
+        target = ref._target if isinstance(ref, Ref) else None
         if not isinstance(target, ActorTarget) or target.system is not self:
             raise InvalidArguments(f"expected a ref of this system, made by system.actor(...); got {ref!r}.")
         return target

@@ -33,6 +33,11 @@ class ActorTarget:
         """How errors and logs call it."""
         return f"{self.kind}/{self.id}"
 
+    def here(self) -> Activation | None:
+        """Return the actor when it is in memory and a sender may go on at once."""
+        activation = self.type.live.get(self.id)
+        return activation if activation is not None and activation.is_open() else None
+
     async def enter(self) -> Activation:
         """Return the actor in memory, loaded; go on without an await after it, so that the order of senders holds."""
         activation = self.type.live.get(self.id)
@@ -69,7 +74,7 @@ class ActorTarget:
         body, arguments = self._encoded(handler, args, kwargs)
         if system.committer.behind():
             await system.committer.wait_room()
-        activation = await self.enter()
+        activation = self.here() or await self.enter()
         if options.key is not None:
             no = await keys.send_keyed(activation, handler, options, body, arguments)
             return handler.reply(await system.jobs.outcome(no))
@@ -99,12 +104,13 @@ class ActorTarget:
         body, arguments = self._encoded(handler, args, kwargs)
         if system.committer.behind():
             await system.committer.wait_room()
-        activation = await self.enter()
+        activation = self.here() or await self.enter()
         if options.key is not None:
             await keys.send_keyed(activation, handler, options, body, arguments)
         else:
             activation.send(handler, options, body, arguments)
-        await system.committer.wait_durable()
+        if (durable := system.committer.durable_soon()) is not None:
+            await durable
 
     async def submit(self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
         """Send; return a durable handle when the message is stored."""
@@ -121,7 +127,7 @@ class ActorTarget:
         body, arguments = self._encoded(handler, args, kwargs)
         if system.committer.behind():
             await system.committer.wait_room()
-        activation = await self.enter()
+        activation = self.here() or await self.enter()
         if options.key is not None:
             no = await keys.send_keyed(activation, handler, options, body, arguments)
         else:

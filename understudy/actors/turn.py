@@ -42,6 +42,7 @@ scope: ContextVar[Turn | None] = ContextVar("understudy_turn", default=None)
 # The ledgers that a run of an agent, which runs in this context, draws on: what it sends draws on them too.
 run_scope: ContextVar[str | None] = ContextVar("understudy_run_scope", default=None)
 _lineage: ContextVar[Lineage | None] = ContextVar("understudy_lineage", default=None)
+_NO_PLACES: dict[tuple[str, bool, bytes], int] = {}  # of turns that have named nothing: most of them never do
 
 
 def current_turn() -> Turn:
@@ -120,7 +121,7 @@ class Turn:
         self.exits: str | None = None  # the actor ends with this reason once the turn has committed
         self.stopped: str | None = None  # why the system stops it: "cancelled", "deadline", "shutdown", "parked"
         self.verdict: tuple[Decision, Exception] | None = None  # a step's policy has decided about the whole turn
-        self.places: dict[tuple[str, bool, bytes], int] = {}  # how many names were made at each
+        self.places = _NO_PLACES  # how many names were made at each
 
     # --- what users see -------------------------------------------------------------------------------------------
 
@@ -167,6 +168,8 @@ class Turn:
         """Name this place of the turn, in its branch: equal on every redelivery, however branches interleave."""
         lineage = _lineage.get()
         place = (what, self.within is not None, lineage.key if lineage is not None else b"")
+        if not self.places:
+            self.places = {}
         number = self.places[place] = self.places.get(place, 0) + 1
         if lineage is None:
             return str(number)

@@ -90,7 +90,7 @@ class Workflow:
         So does all that it causes. An address that was stored, or sent in a message, is that of the actor only.
         """
         target = cast(ActorTarget, cast(Ref, self._system.actor(cls, id))._target)
-        return cast(A, Ref(_WorkflowTarget(self, target.system, target.type, target.id)))
+        return cast(A, target.type.ref(_WorkflowTarget(self, target.system, target.type, target.id)))
 
     async def trace(self) -> Trace:
         """Return the trees of everything that was sent through it so far. Raises `NotFound` when there is nothing."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from understudy.mailbox.store import Store
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """The state of one actor after the event number `seq` (0 for actors without events)."""
 
     version: int
@@ -229,19 +229,25 @@ class Committer:
 
     async def wait_durable(self) -> None:
         """Return when everything handed over so far is on disk."""
+        durable = self.durable_soon()
+        if durable is not None:
+            await durable
+
+    def durable_soon(self) -> asyncio.Future[None] | None:
+        """Return a future that is done when everything handed over so far is on disk; None when it is."""
         if self.failure is not None:
             raise self.failure
         batch = self.open
         if not batch.work:
             flying = self._flying
             if flying is None:
-                return
+                return None
             batch = flying
         waiter: asyncio.Future[None] = self._loop.create_future()
         batch.waiters.append(waiter)
         if self._linger is not None:
             self.hurry()
-        await waiter
+        return waiter
 
     async def stop(self) -> None:
         """Commit what is left and end the task. Raises nothing when the store has failed before."""

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 
-class Head(msgspec.Struct, frozen=True, array_like=True):
+class Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a message carries besides its arguments. Stored; evolves by appending fields with defaults."""
 
     sent_at: float

@@ -783,7 +783,7 @@ async def test_what_is_kept_of_a_run_goes_with_its_outcome(tmp_path: Path) -> No
         assert [each.expires_at is not None and 0 < each.expires_at - now <= ttl_s for each in ledgers] == [True] * 3
         assert await records(system, "held") == []
         assert not system.ledgers._open
-        assert not system.ledgers._of_messages
+        assert not system.ledgers.of_messages
 
 
 async def test_a_ledger_that_does_not_decode_holds_its_run(tmp_path: Path) -> None:

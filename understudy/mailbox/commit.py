@@ -243,6 +243,7 @@ class Committer:
             if flying is None:
                 return None
             batch = flying
+        # Not of `get_running_loop()`: CPython 3.11 asks for the process id there, 5 % of a tell.
         waiter: asyncio.Future[None] = self._loop.create_future()
         batch.waiters.append(waiter)
         if self._linger is not None:

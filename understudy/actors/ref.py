@@ -67,12 +67,17 @@ def ref_class(cls: type[Any]) -> type[Ref]:
 
 
 def _exposed(exposed: Any) -> property | None:
-    name = getattr(exposed, "name", "")
+    name: str = getattr(exposed, "name", "")
+
+    def bound(ref: Ref) -> Bound[..., Any]:
+        return Bound(ref._target, name)
+
+    def bound_query(ref: Ref) -> BoundQuery[..., Any]:
+        return BoundQuery(ref._target, name)
+
     if isinstance(exposed, Handler):
-        return property(lambda ref: Bound(ref._target, name))
-    if isinstance(exposed, Query):
-        return property(lambda ref: BoundQuery(ref._target, name))
-    return None
+        return property(bound)
+    return property(bound_query) if isinstance(exposed, Query) else None
 
 
 def _no_such_handler(target: Target, name: str, exposed: Any) -> AttributeError:

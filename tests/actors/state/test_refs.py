@@ -104,3 +104,28 @@ async def test_address_has_handlers_only(path: Path) -> None:
             counter.state  # noqa: B018
         with pytest.raises(NoSuchHandler, match="cannot be set"):
             counter.state = Count()
+
+
+class Abacus(Counter, kind="abacus"):
+    add_one = Counter.add
+
+    @handler
+    async def clear(self) -> None:
+        self.state.value = 0
+
+
+async def test_ref_has_the_handlers_that_its_class_inherits_or_names_again(tmp_path: Path) -> None:
+    async with System(tmp_path / "refs.db", [Abacus, Counter]) as system:
+        abacus = system.actor(Abacus, "a")
+
+        await abacus.add(2)
+        await abacus.add_one(3)
+
+        assert await abacus.add(0) == 5
+        await abacus.clear()
+        assert await abacus.add(0) == 0
+        assert isinstance(abacus, Counter)
+        assert abacus == system.workflow("w").actor(Abacus, "a")
+        assert abacus != system.actor(Counter, "a")
+        with pytest.raises(NoSuchHandler, match="It has: add"):
+            getattr(system.actor(Counter, "a"), Abacus.clear.name)

@@ -6,37 +6,46 @@ loop; and whoever cancels the caller would have to see that the task ends.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
+_NOT_BEGUN: Any = object()
+
+
 class Apart(Generic[T]):
-    """Awaits *work* so that every part of it runs in *context*; what it changes there, its caller does not see."""
+    """Awaits *work* so that every part of it runs in *context*; what it changes there, its caller does not see.
 
-    __slots__ = ("_context", "_work")
+    Of work that was begun already, *waits_for* is what it has yielded.
+    """
 
-    def __init__(self, work: Coroutine[Any, Any, T], context: Context) -> None:
+    __slots__ = ("_context", "_waits_for", "_work")
+
+    def __init__(self, work: Coroutine[Any, Any, T], context: Context, waits_for: Any = _NOT_BEGUN) -> None:
         self._work = work
         self._context = context
+        self._waits_for = waits_for
 
     def __await__(self) -> Generator[Any, Any, T]:
-        run = self._context.run
-        go_on, given = self._work.send, None
+        run, waits_for = self._context.run, self._waits_for
+        go_on: Callable[[Any], Any] = self._work.send
+        given: Any = None
         while True:
+            if waits_for is not _NOT_BEGUN:
+                try:
+                    yield waits_for  # A task sends nothing but None.
+                except GeneratorExit:
+                    run(self._work.close)
+                    raise
+                except BaseException as error:
+                    go_on, given = self._work.throw, error
+                else:
+                    go_on, given = self._work.send, None
             try:
-                awaited = run(go_on, given)
+                waits_for = run(go_on, given)
             except StopIteration as end:
                 value: T = end.value
                 return value
-            try:
-                yield awaited  # A task sends nothing but None.
-            except GeneratorExit:
-                run(self._work.close)
-                raise
-            except BaseException as error:
-                go_on, given = self._work.throw, error
-            else:
-                go_on, given = self._work.send, None

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from understudy.actors import running
+from understudy.actors.apart import Apart
 
 if TYPE_CHECKING:
     from understudy.actors.activation import Activation
@@ -98,38 +99,10 @@ class ReadyTurns:
             if handler is not None:
                 handler.alone = _ALONE
             self._leave()
-            await _Begun(turn, context, waits_for)
+            await Apart(turn, context, waits_for)
             return
         self._leave()
 
     def _leave(self) -> None:
         """Let another task take what is ready."""
         self._taker = self._start(self._take()) if self._ready else None
-
-
-class _Begun:
-    """A turn that has begun and waits: what it waits for is passed on, and each of its steps runs in its own context."""
-
-    __slots__ = ("_context", "_turn", "_waits_for")
-
-    def __init__(self, turn: Coroutine[Any, Any, None], context: Context, waits_for: Any) -> None:
-        self._turn = turn
-        self._context = context
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        waits_for = self._waits_for
-        while True:
-            step: Callable[[Any], Any] = self._turn.send
-            given: Any = None
-            try:
-                given = yield waits_for
-            except GeneratorExit:
-                self._context.run(self._turn.close)
-                raise
-            except BaseException as error:
-                step, given = self._turn.throw, error
-            try:
-                waits_for = self._context.run(step, given)
-            except StopIteration:
-                return

@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"", "__main__"},
 ]
 HEAVY = {"aiohttp", "anthropic", "click", "openai", "opentelemetry", "pydantic", "rich"}
-IMPORT_MS_MAX = 150
+IMPORT_FLOORS_MAX = 8  # imports of asyncio, which take 15 to 20 ms on a machine of today
 
 
 def module_name(path: Path) -> str:
@@ -122,12 +122,15 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_importing_the_package_is_quick():
-    code = "import time; start = time.perf_counter(); import understudy; print(time.perf_counter() - start)"
+    code = (
+        "import time; start = time.process_time(); import asyncio; floor = time.process_time();"
+        "import understudy; print(floor - start, time.process_time() - floor)"
+    )
 
-    # The fastest of several runs: the others tell of the machine's other work.
-    best_ms = min(float(python(code)) for _ in range(5)) * 1000
+    # Work, not time, of the fastest of several runs, beside a known import: the rest tells of the machine.
+    floors, ours = zip(*(map(float, python(code).split()) for _ in range(5)), strict=True)
 
-    assert best_ms < IMPORT_MS_MAX
+    assert min(ours) < IMPORT_FLOORS_MAX * min(floors)
 
 
 def test_importing_the_package_leaves_heavy_parts_for_later():

@@ -113,7 +113,7 @@ def test_commands_in_the_pages_exist():
     from understudy.cli.main import COMMANDS
 
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
     for page in PAGES:
         for word in code_words(page):
             if word.startswith("make "):

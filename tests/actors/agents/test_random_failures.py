@@ -148,7 +148,7 @@ class Gambler(Agent[Answer], kind="gambler"):
     model = "claude-sonnet-5-5"
     instructions = "Flip coins."
     tools = [flip]
-    max_steps = 12
+    max_steps = 40  # more than the unluckiest needs
     max_tokens = 200
 
 

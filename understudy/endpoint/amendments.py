@@ -155,11 +155,13 @@ def older_half(messages: list[ChatMessage]) -> tuple[int, int] | None:
     first = 0 if sizes[0] > sum(sizes[1:]) else 1
     half = sum(sizes[first:]) / 2
     found: int | None = None
+    before = 0
     for end in range(first + 1, len(messages)):
+        before += sizes[end - 1]
         if any(isinstance(block, ToolResult) for block in messages[end].content):
             continue
         found = end
-        if sum(sizes[first:end]) >= half:
+        if before >= half:
             break
     return None if found is None else (first, found)
 

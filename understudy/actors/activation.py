@@ -439,8 +439,8 @@ class Activation:
 
     # --- state -----------------------------------------------------------------------------------------------------
 
-    async def loaded(self, record: Loaded | None) -> None:
-        """Take over what is on disk; an actor whose bytes are not to be trusted is suspended."""
+    async def loaded(self, record: Loaded | None, window: int) -> None:
+        """Take over what is on disk, up to *window* messages; an actor whose bytes are not to be trusted is suspended."""
         if record is None:
             self.status, self.reason = self.find_standing()
             self.state.recent = [] if self.type.has_events else None
@@ -454,7 +454,7 @@ class Activation:
         self.state.snapshot = record.snapshot
         self.state.event_no = record.last_event
         self.depth = record.depth
-        self.tail = len(record.window) >= self.system.limits.window_messages
+        self.tail = len(record.window) >= window
         try:
             if record.damage is not None:
                 raise StateUndecodable(record.damage)

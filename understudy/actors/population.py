@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _PAGE = 512  # actors read at a time
+# Messages read at a time: some 40 ms of the reading thread, and who is read with actors that have much mail waits so long.
+_MESSAGES = 4_096
 
 
 class Population:
@@ -53,12 +55,11 @@ class Population:
             self.make_room()
 
     async def _load_page(self, page: list[Activation]) -> None:
+        window = min(self._system.limits.window_messages, max(1, _MESSAGES // len(page)))
         with self._system.withdrawals.reading():
-            records = await self._system.store.load(
-                [(each.type.kind, each.id) for each in page], self._system.limits.window_messages
-            )
+            records = await self._system.store.load([(each.type.kind, each.id) for each in page], window)
             for activation, record in zip(page, records, strict=True):
-                await activation.loaded(record)
+                await activation.loaded(record, window)
                 if activation.no:
                     self.active[activation.no] = activation
                 activation.ready = True

@@ -10,7 +10,6 @@ import asyncio
 import heapq
 from typing import TYPE_CHECKING, Any
 
-from understudy.errors import StateUndecodable
 from understudy.mailbox.store import Timer
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 _PAGE = 1_000  # timers in memory at a time
 _LOOK_AGAIN_S = 30.0  # a wall clock that was set forward is noticed within this
 _TOGETHER = 256  # due timers whose actors are brought back in one read
+_FIRST = 8  # of many that are due: the first need not wait until the others are read
 
 
 class Timers:
@@ -114,16 +114,19 @@ class Timers:
 
     async def _run(self) -> None:
         system = self._system
+        together = _FIRST
         while True:
             self._changed.clear()
             if not self._heap and self._beyond is not None:
                 await self._read_page()
             if not self._heap:
                 if self._beyond is None:
+                    together = _FIRST
                     await self._changed.wait()
                 continue
             wait_s = self._heap[0].due_at - system.wall()
             if wait_s > 0:
+                together = _FIRST
                 # A wait that is interrupted by a nearer timer just starts again.
                 handle = system.loop.call_later(min(wait_s, _LOOK_AGAIN_S), self._changed.set)
                 try:
@@ -133,19 +136,22 @@ class Timers:
                 continue
             now = system.wall()
             due: list[Timer] = []
-            while self._heap and self._heap[0].due_at <= now and len(due) < _TOGETHER:
+            while self._heap and self._heap[0].due_at <= now and len(due) < together:
                 due.append(heapq.heappop(self._heap))
+            together = min(2 * together, _TOGETHER)
             with system.withdrawals.reading():
                 await self._fire(due)
 
     async def _fire(self, due: list[Timer]) -> None:
-        """Deliver timers in order; their actors are brought back together."""
+        """Deliver timers in order; their actors are brought back together, and so are those that are on disk only."""
         system = self._system
         await system.population.bring_back({timer.actor for timer in due})
+        unknown = [timer.no for timer in due if timer.no not in self._pending]
+        read = {each.no: each for each in await system.store.messages(unknown)} if unknown else {}
         for timer in due:
             envelope = self._pending.get(timer.no)
             known = envelope is not None
-            envelope = envelope or await self._read(timer.no)
+            envelope = envelope or read.get(timer.no)
             activation = await system.population.of_no(timer.actor)
             if timer.no in system.withdrawals.withdrawn:
                 continue
@@ -156,9 +162,3 @@ class Timers:
                 envelope.waiter = system.asked.take_first(timer.no)
                 system.recovery.hold_if_recovered(envelope, activation)
             activation.arrive(envelope)
-
-    async def _read(self, no: int) -> Envelope | None:
-        try:
-            return (await self._system.store.message(no)).pending
-        except StateUndecodable:
-            return None  # Its actor is suspended when it is loaded: the damage is found there.

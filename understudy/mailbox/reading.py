@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from understudy.errors import StateUndecodable
 from understudy.mailbox.commit import DeadLetter, Record
 from understudy.mailbox.envelope import Envelope
 from understudy.mailbox.journal import JournalEntry
@@ -159,6 +160,21 @@ def message(connection: sqlite3.Connection, no: int) -> Whereabouts:
     """Return where the message is."""
     with one_state(connection):
         return _whereabouts(connection, no)
+
+
+def messages(connection: sqlite3.Connection, wanted: Iterable[int]) -> list[Envelope]:
+    """Return those of the messages that wait and can be read, by number."""
+    rows = connection.execute(
+        f"SELECT {_MESSAGE} FROM json_each(?) AS wanted CROSS JOIN message AS m ON m.no = wanted.value",  # noqa: S608
+        (numbers(sorted(wanted)),),
+    ).fetchall()
+    found: list[Envelope] = []
+    for row in rows:
+        try:
+            found.append(read_message(row))
+        except StateUndecodable:
+            continue  # Its actor is suspended when it is loaded: the damage is found there.
+    return found
 
 
 def keyed(connection: sqlite3.Connection, actor: int, handler: str, key: str) -> Whereabouts:

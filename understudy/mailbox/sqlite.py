@@ -391,6 +391,10 @@ class SQLiteStore:
         """Return where the message is."""
         return await self._read(partial(reading.message, no=no))
 
+    async def messages(self, numbers: Sequence[int]) -> list[Envelope]:
+        """Return those of the messages that wait, by number; one that is damaged is left out."""
+        return await self._read(partial(reading.messages, wanted=numbers))
+
     async def keyed(self, actor: int, handler: str, key: str) -> Whereabouts:
         """Return where the newest message with this key is."""
         return await self._read(partial(reading.keyed, actor=actor, handler=handler, key=key))

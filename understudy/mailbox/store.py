@@ -130,6 +130,10 @@ class Store(Protocol):
         """Return where the message is."""
         ...
 
+    async def messages(self, numbers: Sequence[int]) -> list[Envelope]:
+        """Return those of the messages that wait, by number; one that is damaged is left out."""
+        ...
+
     async def keyed(self, actor: int, handler: str, key: str) -> Whereabouts:
         """Return where the message with this key is."""
         ...

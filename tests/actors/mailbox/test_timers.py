@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import msgspec
 import pytest
 
 from understudy import Actor, InvalidArguments, Limits, System, handler, query
-from understudy.mailbox.store import Timer, Whereabouts
+from understudy.mailbox.envelope import Envelope
+from understudy.mailbox.store import Timer
 from understudy.testing import InlineSQLiteStore, VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -278,13 +280,13 @@ async def test_farthest_moment_is_accepted(path: Path) -> None:
 
 
 class SlowRead(InlineSQLiteStore):
-    """A store that delivers its next read of a message when the test says."""
+    """A store that delivers its next read of timers' messages when the test says."""
 
     gate: asyncio.Event | None = None
     reading: asyncio.Event
 
-    async def message(self, no: int) -> Whereabouts:
-        found = await super().message(no)
+    async def messages(self, numbers: Sequence[int]) -> list[Envelope]:
+        found = await super().messages(numbers)
         if self.gate is not None:
             gate, self.gate = self.gate, None
             self.reading.set()

@@ -34,6 +34,7 @@ IDLE_BYTES_MAX = 2_048
 PASSIVATED_BYTES_MAX = 16
 SERVED_BYTES_MAX = 200 * 2**20
 REOPENED_S_MAX = 2.0
+FIRST_ANSWER_S_MAX = 0.5
 GROWTH_OF_FLOOR_MIN = 0.8
 HISTORY_RATIO_MAX = 1.2
 MODEL_CALL_RATIO_MAX = 1.25
@@ -230,6 +231,17 @@ def _reopening(medians: _Medians, scale: Scale) -> Iterator[Aim]:
             all_s <= REOPENED_S_MAX,
             "" if scale.reopen_actors >= 10_000 else "for 10,000 actors",
         )
+    for actors in reopening.pending_actors(scale):
+        case = reopening.pending_name(scale.pending_messages, actors)
+        for figure in (reopening.FRESH, reopening.FIRST):
+            first_s = medians.of(reopening.NAME, case, figure)
+            if first_s is not None:
+                yield Aim(
+                    f"{figure} after opening {case}",
+                    f"{first_s:.2f} s",
+                    f"≤ {FIRST_ANSWER_S_MAX:g} s",
+                    first_s <= FIRST_ANSWER_S_MAX,
+                )
 
 
 def _growth(medians: _Medians, scale: Scale) -> Iterator[Aim]:

@@ -28,6 +28,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True):
     spawn_actors: int = 10_000
     memory_actors: int = 50_000
     reopen_actors: int = 10_000
+    pending_messages: int = 1_000_000
+    timers: int = 100_000
     growth_actors: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     history_items: tuple[int, ...] = (10, 100, 1_000, 10_000)
     conversations: int = 100
@@ -42,6 +44,8 @@ QUICK = Scale(
     spawn_actors=2_000,
     memory_actors=10_000,
     reopen_actors=2_000,
+    pending_messages=20_000,
+    timers=5_000,
     growth_actors=(1_000, 100_000),
     history_items=(10, 200),
     conversations=20,

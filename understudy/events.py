@@ -155,10 +155,11 @@ class WaitBegan(TraceEvent, frozen=True, tag=True, kw_only=True):
     wait: str  # its id
     name: str
     tool: str = ""
+    arguments: str = ""  # of the tool call, for people: one line, and not more of it than they read
 
 
 class WaitEnded(TraceEvent, frozen=True, tag=True, kw_only=True):
-    """The outside has answered: `outcome` is "delivered", "approved" or "rejected"."""
+    """A wait has ended: `outcome` is "delivered", "approved", "rejected" or "timed out"."""
 
     wait: str
     name: str

@@ -58,6 +58,25 @@ async def test_without_an_id_the_newest_runs_come_first(file):
     ]
 
 
+async def test_runs_that_wait_or_are_held_are_listed_with_the_reason_below(file):
+    store = SQLiteStore(file)
+    await store.open()
+    held = Tape("52").turn("52", None, "a/x", "agent")
+    held.failed("52", "BudgetExceeded", "suspend", message="$1.00 of $1.00 are spent")
+    waiting = Tape("51").turn("51", None, "a/y", "agent").wait("51", "60-ab", "refund", "amount=120").parked("51")
+    await write(store, {"51": waiting.events, "52": held.events})
+    await store.close(clean=True)
+
+    lines = run(file).output.splitlines()
+
+    assert [line.split()[0] for line in lines[1:3]] == ["52", "51"]
+    assert ["suspended" in lines[1], "waiting" in lines[2], "failed" in lines[1]] == [True, True, False]
+    assert "52   suspended: BudgetExceeded: $1.00 of $1.00 are spent" in lines
+    told = lines[-1]
+    assert told.startswith("51   waits for approval 60-ab, ")
+    assert told.endswith("so far: refund(amount=120)")
+
+
 async def test_limit_says_how_many_runs_are_listed(file):
     assert len(run(file, "--limit", "1").output.splitlines()) == 2
 

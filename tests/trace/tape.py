@@ -56,6 +56,15 @@ class Tape:
         }
         return self.put(events.TurnFailed, span, error=error, decision=decision, **facts)
 
+    def wait(self, span: str, wait: str, tool: str = "", arguments: str = "", name: str = "approval") -> Tape:
+        return self.put(events.WaitBegan, span, wait=wait, name=name, tool=tool, arguments=arguments)
+
+    def waited(self, span: str, wait: str, outcome: str, reason: str = "", name: str = "approval") -> Tape:
+        return self.put(events.WaitEnded, span, wait=wait, name=name, outcome=outcome, reason=reason)
+
+    def parked(self, span: str) -> Tape:
+        return self.put(events.TurnEndedBySystem, span, reason="parked")
+
     def step(self, span: str, parent: str, name: str, role: str = "step", **facts: Any) -> Tape:
         return self.put(events.StepStarted, span, parent, step=name, role=role, **facts)
 

@@ -224,7 +224,7 @@ def test_suspended_run_says_why_and_goes_on_when_it_is_resumed():
     held = build(tape)
     tape.put(events.ActorResumed, "17", kind="a", actor="x").turn("17", None, "a/x", "agent").done("17", 1.0)
 
-    assert held.status == "interrupted"
+    assert held.status == "suspended"
     assert held.roots[0].notes == ("suspended: budget of $0.50 is spent",)
     assert build(tape).status == "ok"
     assert "resumed" in build(tape).roots[0].notes
@@ -312,7 +312,10 @@ def test_any_part_of_any_events_makes_a_tree_with_every_span_once(number, share,
     trace = build_trace("1", part, is_live=is_live)
 
     found = [span.id for span in trace.spans()]
-    assert sorted(found) == sorted({event.span for event in part})
+    waits = {
+        f"{event.span}/wait {event.wait}" for event in part if isinstance(event, events.WaitBegan | events.WaitEnded)
+    }
+    assert sorted(found) == sorted({event.span for event in part} | waits)
     for span in trace.spans():
         assert span.attempts
         assert all(0 <= attempt.within < 100 for attempt in span.attempts)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 KIND = "wait"  # of the records
 _PAGE = 500
+_SHOWN_MAX = 300  # characters of a call's arguments in the trace; the approval itself has them whole
 
 
 class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -139,7 +140,7 @@ class Waits:
         batch.put(Record(KIND, id, encode(wait), record_id(turn.no)))
         if until is not None:
             system.alarms.set(no, until, turn.no)
-        turn.emit(WaitBegan, wait=self.public_id(id), name=name, tool=tool)
+        turn.emit(WaitBegan, wait=self.public_id(id), name=name, tool=tool, arguments=_in_words(arguments))
 
     # --- called from outside -----------------------------------------------------------------------------------------
 
@@ -331,6 +332,13 @@ class Waits:
             return record_id(self._system.message_no(id))
         except NotFound as error:
             raise NotFound(f"{id!r} is no approval of this store; system.approvals() lists those that wait.") from error
+
+
+def _in_words(arguments: bytes) -> str:
+    """Return the arguments of a call for people, as far as they fit on a line."""
+    given: dict[str, Any] = msgspec.msgpack.decode(arguments) if arguments else {}
+    told = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    return told if len(told) <= _SHOWN_MAX else told[: _SHOWN_MAX - 1] + "…"
 
 
 def _delivered(slot: Slot) -> bool:

@@ -501,7 +501,7 @@ class System:
             job, id = id, await self.jobs.correlation(id)
             events = await self.recorder.events_of(id)
             if events and id.startswith(WORKFLOW):
-                part = build_trace(id, events).below(job, str(self.message_no(job)))
+                part = build_trace(id, events, seen_at=self.wall()).below(job, str(self.message_no(job)))
                 if part is not None:
                     return part
                 id, events = job, []
@@ -509,7 +509,7 @@ class System:
             raise NotFound(
                 f"the trace has nothing under {id!r}; plain actors' turns are stored with System(trace='all')."
             )
-        return build_trace(id, events)
+        return build_trace(id, events, seen_at=self.wall())
 
     def events(self) -> AsyncIterator[Event]:
         """Stream events as they are committed, from this call on; ends when the system closes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
+from understudy.cli.columns import TreeRow, draw
 from understudy.cli.terminal import console, either, near, store_at
 from understudy.errors import StoreRefused
 from understudy.mailbox import reading
@@ -29,7 +31,14 @@ _SUMMARY_EVENTS_MAX: Final = 5_000  # of each line of the table
 _NEWEST: Final = 3  # ids that are told to who asked for an unknown one
 _SEARCHED: Final = 1_000  # newest ids among which a mistyped one is looked for
 _OWN: Final = ("system", "supervisor ", "actor ")
-_STATUS_STYLES: Final = {"running": "cyan", "failed": "bold red", "interrupted": "yellow", "replayed": "dim"}
+_STATUS_STYLES: Final = {
+    "running": "cyan",
+    "waiting": "cyan",
+    "suspended": "yellow",
+    "failed": "bold red",
+    "interrupted": "yellow",
+    "replayed": "dim",
+}
 
 
 @click.command()
@@ -74,7 +83,7 @@ def _load(connection: sqlite3.Connection, id: str, events_max: int, *, is_live: 
             break
         bodies.append(row.body)
     events, left_out = decode_events(bodies)
-    return build_trace(id, events, is_live=is_live), left_out, is_cut
+    return build_trace(id, events, is_live=is_live, seen_at=time.time()), left_out, is_cut
 
 
 def _print_events(connection: sqlite3.Connection, id: str | None) -> None:
@@ -114,6 +123,7 @@ def _print_table(connection: sqlite3.Connection, limit: int, file: Path) -> None
     table.add_column("status", no_wrap=True)
     table.add_column("duration", justify="right", no_wrap=True)
     table.add_column("cost", no_wrap=True)
+    held: list[TreeRow] = []
     for id, at in newest:
         found, _, is_cut = _load(connection, id, _SUMMARY_EVENTS_MAX, is_live=is_live)
         totals = found.totals
@@ -126,7 +136,32 @@ def _print_table(connection: sqlite3.Connection, limit: int, file: Path) -> None
             words.duration(found.duration_s) + more if found.duration_s is not None else more,
             Text(words.cost(totals.usd_micros, is_unknown=totals.usd_unknown) + more, "green"),
         )
-    console().print(table)
+        if reason := _held(found):
+            held.append(TreeRow(name=words.one_line(id), note=reason, note_style=_STATUS_STYLES[found.status]))
+    page = console()
+    page.print(table)
+    if held:
+        # Below, because reasons are long, and ids must stay whole.
+        page.print()
+        name_width = max(len(row.name) for row in held)
+        for row in held:
+            row.name = row.name.ljust(name_width)
+            row.below = " " * (name_width + 1)
+        for line in draw(held, (), page.width):
+            page.print(line, no_wrap=True, crop=True)
+
+
+def _held(found: Trace) -> str:
+    """Return what a run waits for, or why it is held; nothing of one that runs or has ended."""
+    if found.status not in ("waiting", "suspended"):
+        return ""
+    for span in found.spans():
+        last = span.attempts[-1]
+        if last.status == found.status == "suspended" and last.message:
+            return f"suspended: {words.error(last.error or '')}: {last.message}"
+        if last.status == found.status and (span.role == "wait" or last.status == "suspended"):
+            return ": ".join(last.notes)
+    return ""
 
 
 def _is_run(correlation: str) -> bool:

@@ -37,6 +37,7 @@ _AMENDMENTS: Final = {
 }
 _RUNG: Final = re.compile(r" (\d+ of \d+)$")
 AGAIN: Final = frozenset({"retry", "restart", "amend", "fallback"})  # decisions after which another attempt follows
+PARKED: Final = "parked"  # why a turn is ended that only waits for the outside
 _TOOL_HANDLERS: Final = frozenset({"", "call", "run", "invoke"})  # of a function that is a tool: its kind says it all
 
 
@@ -49,6 +50,7 @@ class Draft(msgspec.Struct, kw_only=True):
     started_at: float
     is_open: bool = True
     is_placeholder: bool = False  # known only by what was said about it
+    woken_at: int | None = None  # order of the event with which it went on after it had waited for the outside
     ended_at: float | None = None
     duration_s: float | None = None
     status: Status = "running"
@@ -95,6 +97,17 @@ class History:
         self.replay_orders: list[int] = []
         self.amendments: list[tuple[int, int, str]] = []  # (order, life, note) that nothing below has taken yet
         self._coming: list[str] = []  # notes for the attempt that comes next
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it goes on when what it was begun by has ended."""
+        return self.is_turn
+
+    def mention(self, order: int, event: happened.TraceEvent) -> None:
+        """Take note that an event about something else belongs to this span."""
+        if event.parent is not None and self.parent is None:
+            self.parent = event.parent
+        self._current(order, event)
 
     def read(self, order: int, event: happened.TraceEvent) -> None:
         """Take in the next event of this span; *order* is its place in the trace."""
@@ -196,9 +209,17 @@ class History:
                 self._say(
                     order, event, f"supervisor {words.one_line(event.supervisor)}", f"stopped: {_line(event.reason)}"
                 )
+            case happened.BudgetRaised():
+                if self.drafts:
+                    self._coming.append("budget raised")
+                else:
+                    workflow = words.one_line(event.budget.removeprefix("workflow:"))
+                    self._say(order, event, f"workflow {workflow}", "budget raised")
             case happened.ActorResumed():
                 self._name_turn(event.kind, event.actor, "")
-                self._current(order, event)
+                draft = self._current(order, event)
+                if draft.ended_by == "suspended":
+                    draft.status = "ok"  # It goes on, and nothing more is told here of what it does.
                 self._coming.append("resumed")
             case happened.ActorErased():
                 self._say(order, event, f"{words.one_line(event.kind)} #{event.actor_no}", "erased")
@@ -224,8 +245,15 @@ class History:
         self.drafts[-1].notes += self._coming
         self._coming = []
 
-    def settle(self, life: int, *, is_live: bool) -> None:
-        """Say what became of attempts that nothing else has ended; *life* is the latest that the trace knows of."""
+    def settle(self, life: int, *, is_live: bool, seen_at: float | None = None) -> None:
+        """Say what became of attempts that nothing else has ended; *life* is the latest that the trace knows of.
+
+        *seen_at* is when that is looked at, if it is known.
+        """
+        del seen_at  # Only of waits it is told how long they take so far.
+        if self.drafts[-1].ended_by == PARKED:
+            # Nobody is at work, whether or not a process is there.
+            self.drafts[-1].status, self.drafts[-1].duration_s = "waiting", None
         for draft in self.drafts:
             if draft.is_open and draft.is_placeholder:
                 draft.is_open, draft.status = False, "ok"  # Nothing says that it goes on.
@@ -252,6 +280,11 @@ class History:
         if last is not None and last.is_placeholder and last.is_open:
             last.is_placeholder, last.number, last.life, last.order = False, number, event.life, order
             last.started_at = event.at
+            return last
+        if last is not None and last.ended_by == PARKED and last.life == event.life:
+            # It was ended to let it rest, and goes on: for people that is one attempt.
+            last.is_open, last.status, last.ended_by, last.woken_at = True, "running", "", order
+            last.ended_at = last.duration_s = None
             return last
         if last is not None and last.is_open and last.life == event.life:
             self.interrupt(last, "started again")
@@ -281,14 +314,22 @@ class History:
             draft.started_at = event.at - (duration_s or 0.0)
         draft.is_open, draft.is_placeholder = False, False
         draft.ended_at = event.at
-        draft.duration_s = duration_s if duration_s is not None else max(event.at - draft.started_at, 0.0)
+        draft.duration_s = duration_s
+        if duration_s is None or draft.woken_at is not None:  # What it tells is the time since it was woken.
+            draft.duration_s = max(event.at - draft.started_at, 0.0)
         return draft
 
     def _fail(self, draft: Draft, event: happened.TurnFailed | happened.StepFinished | happened.ModelCalled) -> None:
         draft.status, draft.error = "failed", words.one_line(event.error or "")
         draft.message = words.one_line(event.message or "")
         draft.decision, draft.delay_s, draft.reason = event.decision, event.delay_s, words.one_line(event.reason)
-        draft.notes.append(failed(draft.error, draft.message, draft.decision, draft.delay_s, draft.reason))
+        is_held = draft.decision == "suspend" and isinstance(event, happened.TurnFailed)
+        if is_held:
+            draft.status = "suspended"
+        if is_held and draft.error == "BudgetExceeded":  # Nothing is wrong with it.
+            draft.notes.append(f"suspended: {words.error(draft.error)}: {draft.message}")
+        else:
+            draft.notes.append(failed(draft.error, draft.message, draft.decision, draft.delay_s, draft.reason))
 
     def _spend(self, draft: Draft, event: happened.ModelCalled) -> None:
         read = event.input_tokens + event.cache_read_tokens + event.cache_write_tokens

@@ -25,6 +25,9 @@ _NOTE_STYLES: Final = {
     "diverged": "magenta",
     "running": "cyan",
     "waits": "cyan",
+    "approved": "green",
+    "rejected": "bold yellow",
+    "delivered": "green",
     "answered": "",
 }
 
@@ -106,7 +109,7 @@ class Layout:
         line = _line(row.guide)
         name = fit(row.name, max(self._name - cell_len(row.guide + row.suffix), 1))
         word, space, rest = name.partition(" ")
-        if word in ("tool", "model", "ask") and not row.style:
+        if word in ("tool", "model", "ask", "approval", "external") and not row.style:
             line.append(word + space, "cyan").append(rest + row.suffix)
         else:
             line.append(name + row.suffix, row.style)

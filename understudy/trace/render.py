@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from understudy.trace import words
-from understudy.trace.history import failed
+from understudy.trace.history import PARKED, failed
 from understudy.trace.layout import Layout, Row
 from understudy.trace.span import Attempt, Span, Totals
 from understudy.trace.tree import Trace
@@ -28,6 +28,8 @@ _STYLES: Final = {
     "failed": "red",
     "interrupted": "yellow",
     "running": "cyan",
+    "waiting": "cyan",
+    "suspended": "yellow",
     "replayed": "dim",
     "ok": "",
 }
@@ -69,7 +71,8 @@ def _rows(trace: Trace) -> list[Row]:
     if len(trace.roots) > 1:
         notes = _counts(trace.totals)
         seen = [root.status for root in trace.roots]
-        notes += [f"{seen.count(status)} {status}" for status in ("running", "failed", "interrupted") if status in seen]
+        shown = ("running", "waiting", "suspended", "failed", "interrupted")
+        notes += [f"{seen.count(status)} {status}" for status in shown if status in seen]
         rows.append(_head(words.one_line(trace.correlation), trace.status, trace.totals, notes))
         rows[0].duration = _duration(trace.duration_s)
         waiting = _branch([_Item(span=root) for root in trace.roots], "")
@@ -136,9 +139,11 @@ def _draw_root(span: Span) -> tuple[Row, list[_Item]]:
         notes.append(_interrupted(span, last))
     if span.status == "running":
         notes.insert(0, "running" if last.status == "running" else f"waits for attempt {last.number + 1}")
+    if span.status == "waiting":
+        notes.insert(0, "waits for the outside")
     if last.status == "replayed":
         notes.append("from the journal")
-    notes += last.notes
+    notes += _told_once(span, len(span.attempts) - 1)
     row = _head(span.name, span.status, totals, notes)
     row.duration = _duration(span.duration_s)
     if span.role == "model":
@@ -204,6 +209,8 @@ def _notes(item: _Item, span: Span, index: int, attempt: Attempt) -> list[str]:
         notes.append("running")
     elif attempt.status == "interrupted":
         notes.append(_interrupted(span, attempt))
+    elif attempt.status == "waiting" and span.role != "wait":
+        notes.append("waits for the outside")
     elif attempt.status == "replayed":
         notes.append("from the journal")
     if before is not None and before.status == "interrupted":
@@ -213,13 +220,26 @@ def _notes(item: _Item, span: Span, index: int, attempt: Attempt) -> list[str]:
         notes.append(f"in life {attempt.life}")
     if attempt.replayed:
         notes.append(f"{words.count(attempt.replayed, 'finished step')} from the journal")
-    notes += attempt.notes
+    notes += _told_once(span, index)
     if attempt.cached_tokens:
         notes.append(f"{attempt.cached_tokens:,} cached")
     return notes
 
 
+def _told_once(span: Span, index: int) -> list[str]:
+    """Return the notes of an attempt; why it was suspended, if a step below it does not tell the same at length."""
+    attempt = span.attempts[index]
+    if attempt.status != "suspended" or not attempt.message:
+        return [*attempt.notes]
+    below = [each for child in span.children for each in child.attempts if each.within == index]
+    if all(each.message != attempt.message for each in below):
+        return [*attempt.notes]
+    return [note.removesuffix(f": {attempt.message}") for note in attempt.notes]
+
+
 def _interrupted(span: Span, attempt: Attempt) -> str:
+    if attempt.ended_by == PARKED:
+        return "waited for the outside"
     if attempt.is_killed:
         return "killed" if span.children else "killed in flight"
     if attempt.ended_by in ("cancelled", "suspended", "left unfinished"):
@@ -236,7 +256,7 @@ def _between(span: Span, index: int) -> _Item:
     is_new_life = after.life != before.life
     if is_new_life:
         if before.status == "interrupted":
-            parts.append("killed" if before.is_killed else f"stopped: {before.ended_by}")
+            parts.append(_stopped(before))
         seen = [each.ended_at or each.started_at for each in _within(span, index - 1)]
         pause_s = after.started_at - max(seen, default=before.started_at)
         later = f", {words.duration(pause_s)} later" if pause_s >= _PAUSE_SHOWN_S else ""
@@ -253,6 +273,12 @@ def _between(span: Span, index: int) -> _Item:
         parts.append(before.message)
     rule = "═" if is_new_life else "─"
     return _Item(rule=rule, text=f" {rule * 2} ".join(parts))
+
+
+def _stopped(attempt: Attempt) -> str:
+    if attempt.ended_by == PARKED:
+        return "waited"
+    return "killed" if attempt.is_killed else f"stopped: {attempt.ended_by}"
 
 
 def _within(span: Span, index: int) -> list[Attempt]:

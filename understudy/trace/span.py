@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-Status = Literal["running", "ok", "failed", "interrupted", "replayed"]
+# "waiting" is for the outside, "suspended" that the actor is held: both go on without doing anything again.
+Status = Literal["running", "waiting", "suspended", "ok", "failed", "interrupted", "replayed"]
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,7 +137,7 @@ def total(roots: list[Span] | tuple[Span, ...]) -> Totals:
     if not attempts:
         return Totals()
     ends = [attempt.ended_at for attempt in attempts if attempt.ended_at is not None]
-    is_running = any(attempt.status == "running" for attempt in attempts)
+    is_running = any(attempt.status in ("running", "waiting") for attempt in attempts)
     return Totals(
         duration_s=None if is_running or not ends else max(ends) - min(attempt.started_at for attempt in attempts),
         usd_micros=sum(attempt.usd_micros or 0 for attempt in attempts),

@@ -1,7 +1,7 @@
 """From stored events to the tree of what happened. Pure: no store, no clock, no drawing.
 
 Every span of the events stands in the tree exactly once, whatever part of the events is missing; a span whose parent is
-not among them is a root.
+not among them is a root. Each wait for the outside is a span of its own, below the turn that waits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from understudy import events as happened
+from understudy.trace.awaited import Awaited, wait_of
 from understudy.trace.history import AGAIN, Draft, History
 from understudy.trace.span import Span, Status, Totals, total
 
@@ -51,7 +52,7 @@ class Trace:
     def status(self) -> Status:
         """What became of it as a whole."""
         seen = {root.status for root in self.roots}
-        order: tuple[Status, ...] = ("running", "failed", "interrupted", "replayed")
+        order: tuple[Status, ...] = ("running", "waiting", "suspended", "failed", "interrupted", "replayed")
         for status in order:
             if status in seen:
                 return status
@@ -90,10 +91,13 @@ class Trace:
         return next((span for span in self.spans() if span.id == id), None)
 
 
-def build_trace(correlation: str, events: Iterable[happened.TraceEvent], *, is_live: bool = True) -> Trace:
+def build_trace(
+    correlation: str, events: Iterable[happened.TraceEvent], *, is_live: bool = True, seen_at: float | None = None
+) -> Trace:
     """Return the tree of *events*, which are in the order in which they were stored.
 
-    *is_live* says that a process has the store open; without one, what has no end was killed.
+    *is_live* says that a process has the store open; without one, what has no end was killed. *seen_at* is the wall
+    time: with it the trace tells how long waits take so far.
     """
     told = tuple(events)
     histories = _read(told)
@@ -106,7 +110,7 @@ def build_trace(correlation: str, events: Iterable[happened.TraceEvent], *, is_l
         parent = histories.get(history.parent) if history.parent is not None else None
         if parent is not None:
             _place(history, parent, _cost_below(id, below, histories) if history.replays else 0)
-        history.settle(life, is_live=is_live)
+        history.settle(life, is_live=is_live, seen_at=seen_at)
     for id in order:
         _amend(histories[id], [histories[child] for child in below.get(id, ())])
     spans: dict[str, Span] = {}
@@ -138,7 +142,15 @@ def _read(events: Sequence[happened.TraceEvent]) -> dict[str, History]:
         history = histories.get(event.span)
         if history is None:
             history = histories[event.span] = History(event.span, order)
-        history.read(order, event)
+        wait = wait_of(event)
+        if wait is None:
+            history.read(order, event)
+            continue
+        history.mention(order, event)
+        awaited = histories.get(wait)
+        if awaited is None:
+            awaited = histories[wait] = Awaited(wait, order, event.span)
+        awaited.read(order, event)
     return histories
 
 
@@ -184,14 +196,18 @@ def _cost_below(id: str, below: dict[str | None, list[str]], histories: dict[str
 
 def _place(history: History, parent: History, cost_usd_micros: int) -> None:
     """Say in which attempt of *parent* each attempt ran, and what the parent's end tells about those without one."""
+    if isinstance(history, Awaited):
+        history.follow(parent)
     for draft in history.drafts:
         draft.within = _attempt_at(parent.drafts, draft.order, draft.life)
         around = parent.drafts[draft.within]
-        # A message goes on when its sender has ended; a step does not.
-        if draft.is_open and not history.is_turn and not around.is_open and around.life == draft.life:
+        # A message, or a wait, goes on when its sender has ended; a step does not.
+        if draft.is_open and not history.is_free and not around.is_open and around.life == draft.life:
             history.interrupt(draft, around.ended_by or "left unfinished")
     for order, event in zip(history.replay_orders, history.replays, strict=True):
         around = parent.drafts[_attempt_at(parent.drafts, order, event.life)]
+        if around.woken_at is not None and order > around.woken_at:
+            continue  # It has rested, and nothing was lost that it could have been spared.
         around.replayed += 1
         around.spared_usd_micros += cost_usd_micros
 
@@ -216,6 +232,12 @@ def _attempt_at(drafts: list[Draft], order: int, life: int) -> int:
     return max((index for index, draft in enumerate(drafts) if draft.life < life), default=0)
 
 
+def _only_waits(children: tuple[Span, ...]) -> bool:
+    """Whether of what a turn does now everything waits for the outside."""
+    under_way = {child.status for child in children} & {"running", "waiting"}
+    return under_way == {"waiting"}
+
+
 def _freeze(history: History, children: tuple[Span, ...], *, goes_on: bool) -> Span:
     attempts = history.freeze()
     first, last = attempts[0], attempts[-1]
@@ -225,6 +247,10 @@ def _freeze(history: History, children: tuple[Span, ...], *, goes_on: bool) -> S
     status: Status = last.status
     if goes_on and status == "failed" and last.decision in AGAIN:
         status = "running"
+    elif history.is_turn and status == "interrupted" and last.ended_by == "suspended":
+        status = "suspended"
+    elif status == "running" and _only_waits(children):
+        status = "waiting"
     return Span(
         id=history.id,
         parent=history.parent,

@@ -111,7 +111,9 @@ async def test_call_waits_for_a_person_and_runs_when_it_is_approved(tmp_path: Pa
     assert said == "done"
     assert outside.did == ["refund o1 500"]
     assert left == []
-    assert [(each.wait, each.tool) for each in events if isinstance(each, WaitBegan)] == [(approval.id, "refund")]
+    assert [(each.wait, each.tool, each.arguments) for each in events if isinstance(each, WaitBegan)] == [
+        (approval.id, "refund", "order='o1', cents=500")
+    ]
     assert [each.outcome for each in events if isinstance(each, WaitEnded)] == ["approved"]
 
 

@@ -378,7 +378,7 @@ def test_owner_that_does_not_answer_is_named_and_nothing_is_changed(tmp_path):
 
 
 async def test_owner_that_comes_in_between_is_named(file, monkeypatch):
-    monkeypatch.setattr("understudy.cli.moving._LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr("understudy.cli.owning._LOCK_WAIT_S", 0.0)
     monkeypatch.setattr("understudy.cli.dead.is_owned", lambda _store: False)
     lock = OwnerLock(f"{file}.lock")
     assert lock.acquire_nowait()

@@ -21,7 +21,7 @@ def test_help_lists_the_commands(option):
     result = CliRunner().invoke(main, [option])
 
     assert result.exit_code == 0
-    assert "trace  Draw what happened" in result.output
+    assert "trace      Draw what happened" in result.output
 
 
 def test_help_imports_no_command():

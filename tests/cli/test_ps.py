@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from tests.cli.owners import owner
+from tests.cli.support import Shop, Support, open_at, refund, run, wait_until
+from understudy import Limits
 from understudy.cli import main
 from understudy.cli.columns import draw
 from understudy.cli.ps_tree import COLUMNS, Live, RunningTurn, Shown, rows
@@ -19,6 +21,7 @@ from understudy.mailbox.commit import Batch
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.sqlite import SQLiteStore
 from understudy.supervisor.picture import Picture
+from understudy.testing import FakeAnthropic, calls
 
 pytestmark = pytest.mark.anyio
 
@@ -335,3 +338,47 @@ def test_text_of_strangers_commands_no_terminal():
     text = "\n".join(page(shown(tree, kinds=kinds, statics={(evil, evil): Seen(1, evil, evil, "suspended", evil)})))
 
     assert not [each for each in text.replace("\n", "") if not each.isprintable()]
+
+
+# --- what waits for the outside --------------------------------------------------------------------------------------
+
+
+async def test_actors_that_wait_for_the_outside_show_for_what_live_and_stored(tmp_path):
+    file = tmp_path / "agents.db"
+    limits = Limits(park_after_s=0.01)
+    async with FakeAnthropic(calls(refund, "o1")) as model, open_at(file, model, limits=limits) as system:
+        job = await system.actor(Support, "ann").run.submit("Refund me")
+        await wait_until(system, job.id, "waiting")
+        (approval,) = await system.approvals()
+        await system.actor(Support, "ann").run.tell("And again")
+        kept = await system.actor(Shop, "till").wait.submit()
+        await wait_until(system, kept.id, "waiting")
+        live = await run("ps", file)
+    stored, facts = await run("ps", file), json.loads((await run("ps", file, "--json")).output)
+
+    for page in (live.output, stored.output):
+        (ann,) = [line for line in page.splitlines() if line.endswith(f"approval {approval.id} of tool refund")]
+        assert "waiting" in ann
+        assert any("waiting" in line and line.endswith("external paid") for line in page.splitlines())
+        assert f"1 call waits for approval: understudy approvals {file}" in page
+    assert facts["approvals_waiting"] == 1
+    assert facts["kinds"]["support"]["deepest"][0]["reason"] == f"approval {approval.id} of tool refund"
+
+
+def test_turn_that_waits_in_memory_is_not_drawn_as_busy():
+    turn = RunningTurn("researcher", "q-1", "run", "12-ab", 1, 7.0, "approval 13-ab of tool refund")
+    seen = Seen(2, "researcher", "q-1", mail=2)
+
+    lines = page(shown(live=live(turns=[turn]), kinds={"researcher": KindCount(stored=2, mailed=1, deepest=[seen])}))
+
+    (line,) = [line for line in lines if "q-1" in line]
+    assert "waiting" in line
+    assert line.endswith("approval 13-ab of tool refund")
+
+
+def test_actors_that_wait_and_are_not_listed_are_counted_once():
+    waiting = Seen(2, "researcher", "q-1", status="waiting", reason="external paid", mail=1)
+
+    lines = page(shown(kinds={"researcher": KindCount(stored=3, mailed=2, deepest=[waiting])}))
+
+    assert any("… and 2 more: 1 with mail, 1 idle" in line for line in lines)

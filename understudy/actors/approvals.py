@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from understudy.actors.turn import Turn
 
 Asks: TypeAlias = Literal["never", "always"] | Callable[..., bool]
-_DECIDED = "decided"  # kind of the records that say what was decided
+DECIDED = "decided"  # kind of the records that say what was decided
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -37,12 +37,26 @@ class Decision(msgspec.Struct, frozen=True):
     at: float
 
 
+_decode_decision = msgspec.msgpack.Decoder(Decision).decode
+
+
+def already_decided(id: str, decided: Record | None) -> AlreadyDecided | NotFound:
+    """Return the error of who decides about a call that does not wait (any more); *decided* is what was."""
+    if decided is None:
+        return NotFound(f"approval {id} waits for nobody: there never was one, or who called the tool has ended.")
+    known = _decode_decision(decided.body)
+    how = "approved" if known.approved else f"rejected ({known.reason})"
+    at = datetime.fromtimestamp(known.at, UTC).isoformat(timespec="seconds")
+    return AlreadyDecided(
+        f"approval {id} was {how} at {at}; nothing was changed.", approved=known.approved, reason=known.reason
+    )
+
+
 class Decisions:
     """The approvals of one system."""
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._read = msgspec.msgpack.Decoder(Decision).decode
 
     async def pending(self, correlation: str | None = None) -> list[Approval]:
         """Return those that wait, oldest first; of one tree of messages, or all."""
@@ -100,19 +114,11 @@ class Decisions:
             if await system.waits.decide(wait.message, record, decision, told, reason):
                 # In the same batch: who decides again is told.
                 until = system.wall() + system.limits.result_ttl_s
-                system.committer.touch().put(Record(_DECIDED, record, decision, record_id(wait.message), until))
+                system.committer.touch().put(Record(DECIDED, record, decision, record_id(wait.message), until))
                 await system.committer.wait_durable()
                 return
         await system.committer.wait_durable()
-        decided = await system.store.record(_DECIDED, record)
-        if decided is None:
-            raise NotFound(f"approval {id} waits for nobody: there never was one, or who called the tool has ended.")
-        known = self._read(decided.body)
-        how = "approved" if known.approved else f"rejected ({known.reason})"
-        at = datetime.fromtimestamp(known.at, UTC).isoformat(timespec="seconds")
-        raise AlreadyDecided(
-            f"approval {id} was {how} at {at}; nothing was changed.", approved=known.approved, reason=known.reason
-        )
+        raise already_decided(id, await system.store.record(DECIDED, record))
 
 
 async def ask(turn: Turn, tool: str, arguments: Mapping[str, Any], match: bytes) -> Decision:
@@ -123,9 +129,7 @@ async def ask(turn: Turn, tool: str, arguments: Mapping[str, Any], match: bytes)
     if outcome.value is None:
         assert outcome.failure is not None
         raise to_error(outcome.failure, step_name(tool))  # Its row is damaged: nobody knows what was decided.
-    decision: Decision = turn.decode_stored(
-        msgspec.msgpack.Decoder(Decision).decode, outcome.value, f"the approval of tool {tool}"
-    )
+    decision: Decision = turn.decode_stored(_decode_decision, outcome.value, f"the approval of tool {tool}")
     return decision
 
 

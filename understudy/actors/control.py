@@ -24,6 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from understudy.actors import parking
+from understudy.actors.holding import no_run
+from understudy.actors.open_ledger import WORKFLOW
 from understudy.errors import InvalidArguments, LimitExceeded, NotRegistered, SystemClosed, UnderstudyError
 
 if TYPE_CHECKING:
@@ -39,15 +42,20 @@ CLIENTS_MAX = 16
 PATIENCE_S = 10.0
 # How many running turns are told of, those that have run for longest.
 TURNS_MAX = 1_000
+LIMITS = ("usd", "model_calls", "tokens", "wall_s")  # of a budget
 _ACCEPT_AGAIN_S = 1.0  # after an error of the machine: too many open files
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What is asked: "ps", "redeliver" or "discard" with the id of a dead letter, "resume" with an actor's kind and id."""
+    """What is asked, each with an id: "redeliver" and "discard" of a dead letter, "approve" and "reject" of an approval,
+    "resume" of an actor of that kind, "raise" of a job or a "workflow:name"; and "ps" without.
+    """
 
     do: str
     kind: str = ""
     id: str = ""
+    reason: str = ""
+    limits: dict[str, int | float] = {}  # new ones of a budget, by the names that `raise_budget` has for them
 
 
 class ControlServer:
@@ -187,14 +195,36 @@ class ControlServer:
                 await system.redeliver(request.id)
             case "discard":
                 await system.discard(request.id)
+            case "approve":
+                await system.approval(request.id).approve()
+            case "reject":
+                await system.approval(request.id).reject(request.reason)
+            case "raise":
+                await self._raise(request)
             case "resume":
                 type = system.registry.types.get(request.kind)
                 if type is None:
                     raise NotRegistered(f"no class of kind {request.kind!r} is registered with this system.")
                 await system.resume(system.ref(type, request.id))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - a ref stands for its actor
             case _:
-                raise InvalidArguments(f"do must be one of 'ps', 'redeliver', 'discard', 'resume'; got {request.do!r}.")
+                raise InvalidArguments(
+                    "do must be one of 'ps', 'redeliver', 'discard', 'approve', 'reject', 'resume', 'raise'; got "
+                    f"{request.do!r}."
+                )
         return {}
+
+    async def _raise(self, request: Request) -> None:
+        system = self._system
+        limits: dict[str, Any] = dict(request.limits)
+        if wrong := [name for name in limits if name not in LIMITS]:
+            raise InvalidArguments(f"limits are {', '.join(LIMITS)}; got {', '.join(wrong)}.")
+        if not request.id.startswith(WORKFLOW):
+            await system.job(request.id).raise_budget(**limits)
+            return
+        # The handle of a workflow would make the one that is not there.
+        if await system.ledgers.find(request.id) is None:
+            raise no_run(request.id)
+        await system.workflow(request.id.removeprefix(WORKFLOW)).raise_budget(**limits)
 
     def _ps(self) -> dict[str, Any]:
         """Return what only the owner knows; mailboxes are on disk, where everybody can count them."""
@@ -218,6 +248,7 @@ class ControlServer:
                     "message": system.job_id(turn.envelope.no),
                     "attempt": turn.envelope.attempts + 1,
                     "running_s": max(0.0, now - turn.began_s),
+                    "waits_for": parking.reason_of(turn) or "",
                 }
                 for turn in turns[:TURNS_MAX]
             ],

@@ -17,7 +17,7 @@ from understudy.actors import administration
 from understudy.actors.open_ledger import WORKFLOW, OpenLedger
 from understudy.codec import encode
 from understudy.endpoint.ledger import Standing, in_words
-from understudy.errors import ActorSuspended, BudgetExceeded, StartFailed
+from understudy.errors import ActorSuspended, BudgetExceeded, InvalidArguments, NotFound, StartFailed
 from understudy.events import BudgetRaised
 from understudy.mailbox.commit import Record
 
@@ -39,7 +39,7 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
     below: int = 0
 
 
-_decode_held = msgspec.msgpack.Decoder(Held).decode
+decode_held = msgspec.msgpack.Decoder(Held).decode
 
 
 def held_id(ledger: str, actor: int) -> str:
@@ -64,7 +64,7 @@ async def held_by(system: System, target: ActorTarget, ledgers: Sequence[str]) -
     await system.committer.wait_durable()
     for id in reversed(ledgers):
         record = await system.store.record(HELD, held_id(id, activation.no))
-        held = _decode_held(record.body) if record is not None else None
+        held = decode_held(record.body) if record is not None else None
         if held is not None and held.reason == activation.reason:
             return id, held.below
     return None
@@ -93,12 +93,20 @@ async def raise_limits(
         await _let_go_on(system, ledger.id)
 
 
+async def holds_any(system: System, ledgers: Sequence[OpenLedger]) -> bool:
+    """Whether one of these ledgers holds an actor."""
+    for ledger in ledgers:
+        if await system.store.records(HELD, ledger.id, "", 1):
+            return True
+    return False
+
+
 async def _let_go_on(system: System, ledger: str) -> None:
     held: list[Held] = []
     after = ""
     while page := await system.store.records(HELD, ledger, after, _PAGE):
         after = page[-1].id
-        held.extend(_decode_held(each.body) for each in page)
+        held.extend(decode_held(each.body) for each in page)
     # Who asked one that is held goes on after it: otherwise it would find it held, and be held again.
     held.sort(key=lambda each: each.below)
     for _, level in itertools.groupby(held, key=lambda each: each.below):
@@ -122,6 +130,20 @@ async def _resume(system: System, ledger: str, held: Held) -> None:
         pass  # Its state does not decode, or its `on_start` fails: that holds it now, and the trace says so.
     finally:
         system.ledgers.letting_go.pop(held.actor, None)
+
+
+def no_run(id: str) -> NotFound:
+    """Return the error of who raises a budget that is not there."""
+    return NotFound(
+        f"workflow {id.removeprefix(WORKFLOW)!r} is not known, or what was kept of it has expired."
+        if id.startswith(WORKFLOW)
+        else f"job {id} has made no run of an agent, or what was kept of it has expired."
+    )
+
+
+def is_over(id: str) -> InvalidArguments:
+    """Return the error of who raises the budget of a job that has ended and holds nobody."""
+    return InvalidArguments(f"job {id} has ended, and its budget holds no actor: there is nothing that could go on.")
 
 
 def whose(ledger: str) -> str:

@@ -105,7 +105,7 @@ class Job(Generic[R_co]):
         turn is a run, so also the one that `BudgetExceeded` names for what was told or asked.
 
         Raises:
-            InvalidArguments: A limit is lower than before, or there was none.
+            InvalidArguments: A limit is lower than before, or there was none; or it has ended and holds no actor.
             NotFound: It has made no run of an agent, or what is kept of it has expired.
         """
         limits = {"usd": usd, "model_calls": model_calls, "tokens": tokens, "wall_s": wall_s}

@@ -12,7 +12,7 @@ from understudy.actors import asking, keys, parking
 from understudy.actors.activation import closed_error
 from understudy.actors.approval import Approval
 from understudy.actors.failures import to_error
-from understudy.actors.holding import raise_limits
+from understudy.actors.holding import holds_any, is_over, no_run, raise_limits
 from understudy.actors.job import JobStatus
 from understudy.actors.recovery import was_begun
 from understudy.actors.turn import scope
@@ -228,7 +228,9 @@ class Jobs:
         no = self._given(id)
         ledgers = await system.ledgers.of_message(no)
         if not ledgers:
-            raise NotFound(f"job {id} has made no run of an agent, or what was kept of it has expired.")
+            raise no_run(id)
+        if await self._is_over(no) and not await holds_any(system, ledgers):
+            raise is_over(id)
         for ledger in ledgers:
             system.ledgers.keep(ledger)
         try:
@@ -236,6 +238,12 @@ class Jobs:
         finally:
             for ledger in ledgers:
                 system.ledgers.release(ledger)
+
+    async def _is_over(self, no: int) -> bool:
+        """Whether a message has ended for good; what a dead letter may spend counts when it is redelivered."""
+        await self._system.committer.wait_durable()
+        where = await self._system.store.message(no)
+        return no not in self._system.turns and where.pending is None and where.dead is None
 
     async def _status(self, no: int) -> JobStatus:
         system = self._system

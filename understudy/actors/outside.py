@@ -8,14 +8,16 @@ waiting under the same id. Knows nothing of approvals.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from understudy.actors import asking, parking
+from understudy.actors.readable import readable
 from understudy.actors.recovery import was_begun
-from understudy.codec import encode
+from understudy.codec import decode_or_suspend, encode
 from understudy.errors import InvalidArguments, KeyConflict, LimitExceeded, NotFound, NotRegistered
 from understudy.events import WaitBegan, WaitEnded
 from understudy.mailbox.commit import Record
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from understudy.actors.turn import Turn
     from understudy.mailbox.envelope import Envelope
 
+logger = logging.getLogger(__name__)
 KIND = "wait"  # of the records
 _PAGE = 500
 _SHOWN_MAX = 300  # characters of a call's arguments in the trace; the approval itself has them whole
@@ -49,7 +52,7 @@ class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
     until: float | None = None
 
 
-_decode_wait = msgspec.msgpack.Decoder(Wait).decode
+decode_wait = msgspec.msgpack.Decoder(Wait).decode
 
 
 def record_id(no: int) -> str:
@@ -297,16 +300,16 @@ class Waits:
         """Return an open wait by the id of its record."""
         await self._system.committer.wait_durable()
         record = await self._system.store.record(KIND, id)
-        return None if record is None else _decode_wait(record.body)
+        return None if record is None else decode_or_suspend(decode_wait, record.body, f"the wait {self.public_id(id)}")
 
     async def open_waits(self) -> AsyncIterator[tuple[str, Wait]]:
-        """Stream the open waits, oldest first, each with the id of its record."""
+        """Stream the open waits, oldest first, each with the id of its record; a damaged one is left out and logged."""
         await self._system.committer.wait_durable()
-        after = ""
-        while page := await self._system.store.records(KIND, None, after, _PAGE):
-            after = page[-1].id
-            for record in page:
-                yield record.id, _decode_wait(record.body)
+        async for record in readable(self._system.store, KIND):
+            try:
+                yield record.id, decode_wait(record.body)
+            except msgspec.MsgspecError:
+                logger.warning("system.record_damaged", extra={"row": f"{KIND} {record.id}"}, exc_info=True)
 
     async def of_message(self, no: int) -> list[tuple[str, Wait]]:
         """Return the open waits of one message, oldest first, each with the id of its record."""
@@ -314,7 +317,7 @@ class Waits:
         after = ""
         while page := await self._system.store.records(KIND, record_id(no), after, _PAGE):
             after = page[-1].id
-            found += [(record.id, _decode_wait(record.body)) for record in page]
+            found += [(record.id, decode_wait(record.body)) for record in page]
         return found
 
     async def restore(self, journal: Journal) -> None:
@@ -331,7 +334,12 @@ class Waits:
         try:
             return record_id(self._system.message_no(id))
         except NotFound as error:
-            raise NotFound(f"{id!r} is no approval of this store; system.approvals() lists those that wait.") from error
+            raise no_approval(id) from error
+
+
+def no_approval(id: str) -> NotFound:
+    """Return the error of an id that no wait can have."""
+    return NotFound(f"{id!r} is no approval of this store; system.approvals() lists those that wait.")
 
 
 def _in_words(arguments: bytes) -> str:

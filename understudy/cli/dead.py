@@ -6,20 +6,17 @@ What changes something is asked of the process that owns the store. Without one 
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
-from rich.pretty import pretty_repr
 from rich.table import Table
 from rich.text import Text
 
 from understudy.cli.columns import Column, TreeRow, draw
+from understudy.cli.facts import ListGroup, ago, as_json_option, decoded, heading, print_arguments, when
 from understudy.cli.moving import Move, alone, through_owner
 from understudy.cli.owner import as_json
 from understudy.cli.terminal import console, either, near, store_at
@@ -39,23 +36,12 @@ _ERROR_LENGTH: Final = 160
 _SEARCHED: Final = 1_000  # newest ids among which a mistyped one is looked for
 _ERASED: Final = Standing("?", "?", "active", "")  # an actor that was erased between two reads
 
-_as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON, one object per line.")
 _ids = click.argument("ids", nargs=-1, metavar="[ID]...")
 _all = click.option("--all", "is_all", is_flag=True, help="Do it with every dead letter.")
 _yes = click.option("-y", "--yes", "is_sure", is_flag=True, help="Do not ask before --all.")
 
 
-class _Letters(click.Group):
-    """Lists the letters when no subcommand is named."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        file, rest = args[:1], args[1:]
-        if file and not file[0].startswith("-") and (not rest or rest[0].startswith("-")):
-            args = [*file, *(rest if rest[:1] in (["-h"], ["--help"]) else ["list", *rest])]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=_Letters, subcommand_metavar="[list | show ID | redeliver ID... | discard ID...]")
+@click.group(cls=ListGroup, subcommand_metavar="[list | show ID | redeliver ID... | discard ID...]")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_context
 def dead(ctx: click.Context, file: Path) -> None:
@@ -68,7 +54,7 @@ def dead(ctx: click.Context, file: Path) -> None:
 
 @dead.command("list", short_help="List them, the newest messages first (the default).")
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(min=1), help="Lines of the table.")
-@_as_json
+@as_json_option
 @click.pass_obj
 def list_letters(file: Path, limit: int, is_json: bool) -> None:  # noqa: FBT001 - click's signature
     """List the dead letters, the newest messages first."""
@@ -96,7 +82,7 @@ def list_letters(file: Path, limit: int, is_json: bool) -> None:  # noqa: FBT001
 
 @dead.command("show", short_help="Show all that is known of one.")
 @click.argument("id")
-@_as_json
+@as_json_option
 @click.pass_obj
 def show_letter(file: Path, id: str, is_json: bool) -> None:  # noqa: FBT001 - click's signature
     """Show all that is known of one dead letter: its arguments, its error, and what it had done."""
@@ -153,7 +139,7 @@ def _row(letter: DeadLetter, owner: Standing, store_id: str) -> TreeRow:
     return TreeRow(
         name=letters.name_of(envelope.no, store_id),
         cells={
-            "given up": _when(letter.at),
+            "given up": when(letter.at),
             "handler": fit(words.one_line(f"{owner.name}.{envelope.handler}"), _HANDLER_WIDTH),
             "tries": f"{_attempts(letter):,}",
         },
@@ -225,19 +211,12 @@ def _steps(journal: Iterable[JournalEntry]) -> dict[str, int]:
     return found
 
 
-def _arguments(body: bytes) -> dict[str, Any] | None:
-    try:
-        return msgspec.msgpack.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, ValueError):
-        return None  # A damaged letter is shown all the same.
-
-
 def _own_facts(letter: DeadLetter) -> dict[str, Any]:
     """Return what an error of the library's own tells beside its text, such as the traceback of a failed step."""
     failure = letter.failure
     if failure.kind != "own" or failure.arguments is None:
         return {}
-    return _arguments(failure.arguments) or {}
+    return decoded(failure.arguments) or {}
 
 
 def _traceback(letter: DeadLetter) -> str:
@@ -247,14 +226,14 @@ def _traceback(letter: DeadLetter) -> str:
 
 def _facts(letter: DeadLetter, owner: Standing, store_id: str) -> dict[str, Any]:
     envelope, failure = letter.envelope, letter.failure
-    amended = None if envelope.amended is None else _arguments(envelope.amended)
+    amended = None if envelope.amended is None else decoded(envelope.amended)
     return {
         "id": letters.name_of(envelope.no, store_id),
         "kind": owner.kind,
         "actor": owner.id,
         "actor_status": owner.status,
         "handler": envelope.handler,
-        "arguments": _arguments(envelope.body),
+        "arguments": decoded(envelope.body),
         "amended_arguments": amended,
         "error": failure.type,
         "message": failure.message,
@@ -285,45 +264,24 @@ def _print_letter(file: Path, letter: DeadLetter, owner: Standing, steps: dict[s
     tried = words.count(_attempts(letter), "attempt")
     if envelope.crashes:
         tried += f" and {words.count(envelope.crashes, 'crash', 'crashes')} of the process"
-    facts.add_row("given up", f"{_when(letter.at)} ({_ago(letter.at)}), after {tried}")
-    facts.add_row("sent", f"{_when(envelope.head.sent_at)} ({_ago(envelope.head.sent_at)})")
+    facts.add_row("given up", f"{when(letter.at)} ({ago(letter.at)}), after {tried}")
+    facts.add_row("sent", f"{when(envelope.head.sent_at)} ({ago(envelope.head.sent_at)})")
     if envelope.key is not None:
         facts.add_row("key", Text(words.one_line(envelope.key)))
     facts.add_row("steps", _told(steps))
     trace = words.one_line(envelope.head.correlation or name)
     facts.add_row("trace", Text(f"understudy trace {file} {trace}"))
     page.print(facts)
-    _heading(page, "error")
+    heading(page, "error")
     page.print(Text(f"{failure.type}: ", "bold red").append(_printable(failure.message), "not bold default"))
     if traceback := _traceback(letter):
         page.print(Text(_printable(traceback).rstrip(), "dim"), soft_wrap=True)
-    _print_arguments(page, "arguments", envelope.body)
+    print_arguments(page, "arguments", envelope.body)
     if envelope.amended is not None:
-        _print_arguments(page, "arguments as they were amended for the last attempt", envelope.amended)
+        print_arguments(page, "arguments as they were amended for the last attempt", envelope.amended)
     page.print()
     for move, what in (("redeliver", "to try it again"), ("discard", "to forget it")):
         page.print(Text(f"understudy dead {file} {move} {name}").append(f"   {what}", "dim"), soft_wrap=True)
-
-
-def _heading(page: Any, text: str) -> None:  # `Any`: rich's Console, which is slow to import for its type only
-    page.print()
-    page.print(Text(text, "dim"))
-
-
-def _print_arguments(page: Any, title: str, body: bytes) -> None:
-    _heading(page, title)
-    arguments = _arguments(body)
-    if arguments is None:
-        page.print(Text(f"  {len(body):,} bytes that are no arguments: {body[:64].hex(' ')}", "yellow"), soft_wrap=True)
-        return
-    if not arguments:
-        page.print(Text("  none, or all of them the defaults", "dim"))
-    for argument, value in arguments.items():
-        # `repr` shows control characters of strangers' text as escapes.
-        lines = pretty_repr(value, max_width=max(page.width - 4, 20)).splitlines() or [""]
-        page.print(Text(f"  {words.one_line(argument)} = ", "cyan").append(lines[0], "default"), soft_wrap=True)
-        for line in lines[1:]:
-            page.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def _told(steps: dict[str, int]) -> str:
@@ -343,17 +301,6 @@ def _printable(text: str) -> str:
     """Return *text* with its lines, without characters that would command the terminal."""
     lines = text.expandtabs(4).split("\n")
     return "\n".join("".join(each if each.isprintable() else "�" for each in line) for line in lines)
-
-
-def _when(at: float) -> str:
-    try:
-        return f"{datetime.fromtimestamp(at, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
-    except (ValueError, OverflowError, OSError):
-        return "?"  # a damaged letter
-
-
-def _ago(at: float) -> str:
-    return f"{words.duration(time.time() - at)} ago"
 
 
 # --- moving ----------------------------------------------------------------------------------------------------------

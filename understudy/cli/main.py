@@ -10,9 +10,16 @@ import click
 
 # Name -> (module, attribute, one line of help). The line stands here, so that `--help` imports no subcommand.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
+    "approvals": (
+        "understudy.cli.approvals",
+        "approvals",
+        "Look at tool calls that wait for a person; decide about them.",
+    ),
     "dead": ("understudy.cli.dead", "dead", "Look at messages that were given up; try them again, or forget them."),
     "demo": ("understudy.cli.demo.command", "demo", "Kill an agent in the middle of its work and watch it go on."),
     "ps": ("understudy.cli.ps", "ps", "Draw the supervision tree: what runs, what is held, whose mail waits."),
+    "raise": ("understudy.cli.raising", "raise_", "Raise the budget of a job or workflow; what it held goes on."),
+    "resume": ("understudy.cli.resume", "resume", "Let a suspended or stopped actor go on."),
     "trace": ("understudy.cli.trace", "trace", "Draw what happened: every step, attempt, token and cent."),
 }
 

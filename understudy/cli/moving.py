@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 import click
 
 from understudy.cli.owner import NoAnswer, Refusal, ask_owner, owner_name
-from understudy.errors import StateUndecodable, StoreFailed, StoreLocked, StoreRefused
+from understudy.cli.owning import own
+from understudy.errors import StateUndecodable
 from understudy.events import DeadLetterDiscarded, DeadLetterRedelivered, TraceEvent
 from understudy.mailbox import letters
 from understudy.mailbox.commit import Batch, DeadLetter
 from understudy.mailbox.sqlite import SQLiteStore
+from understudy.mailbox.store import Opening
 from understudy.trace import words
 
 Move = Literal["redeliver", "discard"]
@@ -23,7 +25,6 @@ Move = Literal["redeliver", "discard"]
 # What one commit moves; a few letters go in one.
 _WORK_MAX: Final = 1_000
 _BYTES_MAX: Final = 16 << 20
-_LOCK_WAIT_S: Final = 2.0  # for another visit like this one
 _EVENTS: Final[dict[Move, type[TraceEvent]]] = {"redeliver": DeadLetterRedelivered, "discard": DeadLetterDiscarded}
 
 
@@ -57,51 +58,38 @@ def _unchanged(done: int, left: int, numbers: Sequence[int], store_id: str) -> s
 
 def alone(store: Path, move: Move, numbers: Sequence[int]) -> Sequence[tuple[int, str]]:
     """Own the store for a moment, and do it."""
-    try:
-        return asyncio.run(_as_owner(store, move, numbers))
-    except StoreLocked as error:
-        raise click.ClickException(
-            f"{owner_name(store)} has opened {store} just now; nothing was changed. Run the command again."
-        ) from error
-    except (StoreRefused, StoreFailed) as error:
-        raise click.ClickException(str(error)) from error
+    return own(store, partial(_move, move=move, numbers=numbers))
 
 
-async def _as_owner(store: Path, move: Move, numbers: Sequence[int]) -> Sequence[tuple[int, str]]:
-    owned = SQLiteStore(store, create=False, lock_wait_s=_LOCK_WAIT_S)
-    opening = await owned.open()
-    is_clean = False
-    try:
-        results: list[tuple[int, str]] = []
-        batch = Batch(1)
-        size = 0
-        at = time.time()
-        for offset, no in enumerate(numbers, 1):
-            letter = (await owned.message(no)).dead
-            if letter is None:
-                results.append((no, "it is no dead letter any more"))
-                continue
-            if move == "discard":
-                letters.discard(batch, letter)
-                trouble = ""
-            else:
-                batch.last_message = opening.last_message + offset
-                trouble = await _put_back(owned, batch, letter, batch.last_message)
-            results.append((no, trouble))
-            if trouble:
-                continue
-            letters.tell(batch, _EVENTS[move], letter, store_id=opening.store_id, life=opening.epoch, at=at)
-            size += len(letter.envelope.body)
-            if batch.work >= _WORK_MAX or size >= _BYTES_MAX:
-                await owned.commit(batch)
-                batch, size = Batch(batch.number + 1), 0
-        if batch.work:
+async def _move(
+    owned: SQLiteStore, opening: Opening, *, move: Move, numbers: Sequence[int]
+) -> Sequence[tuple[int, str]]:
+    results: list[tuple[int, str]] = []
+    batch = Batch(1)
+    size = 0
+    at = time.time()
+    for offset, no in enumerate(numbers, 1):
+        letter = (await owned.message(no)).dead
+        if letter is None:
+            results.append((no, "it is no dead letter any more"))
+            continue
+        if move == "discard":
+            trouble = ""
+            letters.discard(batch, letter)
+        else:
+            batch.last_message = opening.last_message + offset
+            trouble = await _put_back(owned, batch, letter, batch.last_message)
+        results.append((no, trouble))
+        if trouble:
+            continue
+        letters.tell(batch, _EVENTS[move], letter, store_id=opening.store_id, life=opening.epoch, at=at)
+        size += len(letter.envelope.body)
+        if batch.work >= _WORK_MAX or size >= _BYTES_MAX:
             await owned.commit(batch)
-        # The next owner is to know how the last one that ran actors ended.
-        is_clean = opening.clean
-        return results
-    finally:
-        await owned.close(clean=is_clean)
+            batch, size = Batch(batch.number + 1), 0
+    if batch.work:
+        await owned.commit(batch)
+    return results
 
 
 async def _put_back(owned: SQLiteStore, batch: Batch, letter: DeadLetter, position: int) -> str:

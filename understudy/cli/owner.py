@@ -48,7 +48,7 @@ class Owner:
         self._connection = connection
         self._read = b""
 
-    def ask(self, do: str, **facts: str) -> bytes:
+    def ask(self, do: str, **facts: Any) -> bytes:
         """Return what the owner answers, as JSON.
 
         Raises:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from understudy.cli.columns import draw
 from understudy.cli.owner import NoAnswer, Refusal, as_json, ask_owner, owner_name
+from understudy.cli.pending import approvals as pending
 from understudy.cli.ps_tree import COLUMNS, Live, Shown, actors_of, rows
 from understudy.cli.terminal import console, store_at
 from understudy.errors import StoreRefused
@@ -45,19 +46,24 @@ def ps(file: Path, is_all: bool, as_json_: bool) -> None:  # noqa: FBT001 - clic
             statics = {(each.kind, each.id) for each in actors_of(picture)}
             now = time.time()
             found = census.take(connection, statics, shown_max=shown_max, now=now)
+            waiting = len(pending(connection)[0])
     except StoreRefused as error:
         raise click.ClickException(str(error)) from error
     shown = Shown(picture=picture, live=live, census=found, now=now, shown_max=shown_max)
     if as_json_:
-        click.echo(as_json(_facts(file, shown, trouble)))
+        click.echo(as_json(_facts(file, shown, trouble, waiting)))
         return
     page = console()
     page.print(_title(file, shown, trouble), soft_wrap=True)
     page.print()
     for line in draw(rows(shown), COLUMNS, page.width):
         page.print(line, no_wrap=True, crop=True)
-    if found.dead_letters:
+    if waiting or found.dead_letters:
         page.print()
+    if waiting:
+        told = f"{words.count(waiting, 'call')} {'waits' if waiting == 1 else 'wait'} for approval"
+        page.print(Text(told, "cyan").append(f": understudy approvals {file}", "dim"), soft_wrap=True)
+    if found.dead_letters:
         told = words.count(found.dead_letters, "dead letter")
         page.print(Text(told, "yellow").append(f": understudy dead {file}", "dim"), soft_wrap=True)
 
@@ -98,7 +104,7 @@ def _title(file: Path, shown: Shown, trouble: str) -> Text:
     return title.append("; drawn as it was stored" if shown.picture is not None else "; no tree is stored", "")
 
 
-def _facts(file: Path, shown: Shown, trouble: str) -> dict[str, Any]:
+def _facts(file: Path, shown: Shown, trouble: str, waiting: int) -> dict[str, Any]:
     live = shown.live
     return {
         "file": str(file),
@@ -111,6 +117,7 @@ def _facts(file: Path, shown: Shown, trouble: str) -> dict[str, Any]:
         "kinds": shown.census.kinds,
         "static_actors": list(shown.census.statics.values()),
         "waiting_for_code": shown.unknown(),
+        "approvals_waiting": waiting,
         "dead_letters": shown.census.dead_letters,
         "at": shown.now,
     }

@@ -42,6 +42,7 @@ class RunningTurn(msgspec.Struct):
     message: str
     attempt: int
     running_s: float
+    waits_for: str = ""  # outside, when it does nothing else
 
 
 class Live(msgspec.Struct):
@@ -263,6 +264,8 @@ class _Drawing:
             status = seen.status
             row.note = words.one_line(seen.reason)
             row.note_style = _STYLES.get(status, "")
+        elif turn is not None and turn.waits_for:
+            status, row.note, row.note_style = "waiting", words.one_line(turn.waits_for), _STYLES["waiting"]
         elif turn is not None:
             status = f"busy {words.duration(turn.running_s)}"
             row.note = f"{turn.handler}, attempt {turn.attempt}" if turn.attempt > 1 else turn.handler
@@ -289,7 +292,8 @@ def _more(count: KindCount, chosen: Sequence[Seen]) -> str:
     parts: list[str] = []
     hidden = 0
     for status, total in (("suspended", count.suspended), ("stopped", count.stopped), ("active", count.mailed)):
-        missing = total - sum(1 for seen in chosen if seen.status == status)
+        # Who waits for the outside has mail: the message that waits.
+        missing = total - sum(1 for seen in chosen if seen.status.replace("waiting", "active") == status)
         if missing > 0:
             hidden += missing
             parts.append(f"{missing:,} {'with mail' if status == 'active' else status}")

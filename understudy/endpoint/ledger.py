@@ -117,7 +117,14 @@ class Ledger(msgspec.Struct, frozen=True, array_like=True):
         """Note of which limits it was told."""
         return msgspec.structs.replace(self, warned=limits)
 
-    def raised(self, *, usd: float | None, model_calls: int | None, tokens: int | None, wall_s: float | None) -> Ledger:
+    def raised(
+        self,
+        *,
+        usd: float | None = None,
+        model_calls: int | None = None,
+        tokens: int | None = None,
+        wall_s: float | None = None,
+    ) -> Ledger:
         """Return the ledger with higher limits; None leaves one as it is.
 
         Raises:

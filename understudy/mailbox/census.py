@@ -35,6 +35,11 @@ _STATICS = """
     ON a.kind = json_extract(wanted.value, '$[0]') AND a.id = json_extract(wanted.value, '$[1]')
 """
 
+_WAITING = """
+    SELECT no, status, substr(reason, 1, 2000) FROM actor
+    WHERE no IN (SELECT value FROM json_each(?)) AND status = 'waiting'
+"""
+
 _decode_head = msgspec.msgpack.Decoder(Head).decode
 
 
@@ -62,7 +67,7 @@ class KindCount(msgspec.Struct):
     later: int = 0
     oldest_at: float | None = None
     held: list[Seen] = []  # suspended ones first, then those that have stopped
-    deepest: list[Seen] = []  # active ones by mail, the most first
+    deepest: list[Seen] = []  # active ones, and those that wait for the outside, by mail, the most first
 
 
 class Census(msgspec.Struct):
@@ -155,6 +160,13 @@ class _Counting:
                 seen = self._seen[-minus_no] = Seen(-minus_no, kind, id_, mail=mail, later=later)
                 self._census.kinds[kind].deepest.append(seen)
                 self._first[seen.no] = first
+        self._find_reasons()
+
+    def _find_reasons(self) -> None:
+        """Tell of those with mail that are shown what they wait for outside, if they do."""
+        shown = [seen.no for count in self._census.kinds.values() for seen in count.deepest]
+        for no, status, reason in self._execute(_WAITING, (numbers(sorted(shown)),)):
+            self._seen[no].status, self._seen[no].reason = status, reason
 
     def _find_ages(self) -> None:
         wanted = {first for first in (*self._first.values(), *self._first_of.values()) if first}

@@ -141,6 +141,8 @@ def _draw_root(span: Span) -> tuple[Row, list[_Item]]:
         notes.insert(0, "running" if last.status == "running" else f"waits for attempt {last.number + 1}")
     if span.status == "waiting":
         notes.insert(0, "waits for the outside")
+    elif last.status == "waiting":
+        notes.insert(0, "has its answer, not started again yet")
     if last.status == "replayed":
         notes.append("from the journal")
     notes += _told_once(span, len(span.attempts) - 1)

@@ -232,6 +232,13 @@ def _attempt_at(drafts: list[Draft], order: int, life: int) -> int:
     return max((index for index, draft in enumerate(drafts) if draft.life < life), default=0)
 
 
+def _was_answered(children: tuple[Span, ...]) -> bool:
+    """Whether what a turn rested for has come, so that it goes on when a process is there."""
+    if {"running", "waiting", "suspended"} & {child.status for child in children}:
+        return False
+    return any(child.role == "wait" for child in children)
+
+
 def _only_waits(children: tuple[Span, ...]) -> bool:
     """Whether of what a turn does now everything waits for the outside."""
     under_way = {child.status for child in children} & {"running", "waiting"}
@@ -251,6 +258,8 @@ def _freeze(history: History, children: tuple[Span, ...], *, goes_on: bool) -> S
         status = "suspended"
     elif status == "running" and _only_waits(children):
         status = "waiting"
+    elif status == "waiting" and history.is_turn and _was_answered(children):
+        status = "interrupted"
     return Span(
         id=history.id,
         parent=history.parent,

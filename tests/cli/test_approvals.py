@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from pathlib import Path
@@ -39,6 +40,13 @@ async def file(tmp_path: Path) -> Path:
 
 async def listed(file: Path) -> list[Any]:
     return [json.loads(line) for line in (await run("approvals", file, "list", "--json")).output.splitlines()]
+
+
+async def first(file: Path) -> str:
+    """Return the id of the first call that waits, once it is on disk."""
+    while not (found := await listed(file)):
+        await asyncio.sleep(0.01)
+    return str(found[0]["id"])
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------
@@ -136,14 +144,14 @@ async def test_decisions_are_given_to_the_process_that_owns_the_store(tmp_path: 
     file = tmp_path / "agents.db"
     answers = calls(refund, "o1"), says("done"), calls(refund, "o2"), says("sorry")
     async with FakeAnthropic(*answers) as model, open_at(file, model) as system:
-        first = await system.actor(Support, "a").run.submit("Refund me")
-        await wait_until(system, first.id, "waiting")
-        approved = await run("approvals", file, "approve", (await listed(file))[0]["id"])
-        said = [await first]
-        second = await system.actor(Support, "b").run.submit("Refund me")
-        await wait_until(system, second.id, "waiting")
-        rejected = await run("approvals", file, "reject", (await listed(file))[0]["id"], "--reason", "no")
-        said.append(await second)
+        one = await system.actor(Support, "a").run.submit("Refund me")
+        await wait_until(system, one.id, "waiting")
+        approved = await run("approvals", file, "approve", await first(file))
+        said = [await one]
+        other = await system.actor(Support, "b").run.submit("Refund me")
+        await wait_until(system, other.id, "waiting")
+        rejected = await run("approvals", file, "reject", await first(file), "--reason", "no")
+        said.append(await other)
 
     assert said == ["done", "sorry"]
     assert (approved.exit_code, approved.stderr, rejected.exit_code) == (0, "", 0)
@@ -152,19 +160,19 @@ async def test_decisions_are_given_to_the_process_that_owns_the_store(tmp_path: 
 
 @pytest.mark.parametrize("is_live", [False, True])
 async def test_second_decision_is_refused_with_the_first_and_hinders_no_other(file: Path, is_live: bool) -> None:
-    first, second = (each["id"] for each in await listed(file))
-    await run("approvals", file, "reject", first, "--reason", "too much")
+    decided, open_ = (each["id"] for each in await listed(file))
+    await run("approvals", file, "reject", decided, "--reason", "too much")
     if is_live:
         async with FakeAnthropic(says("sorry")) as model, open_at(file, model) as system:
             await wait_until(system, (await listed(file))[0]["job"], "waiting")
-            result = await run("approvals", file, "approve", first, "nope")
+            result = await run("approvals", file, "approve", decided, "nope")
     else:
-        result = await run("approvals", file, "approve", first, "nope", second)
+        result = await run("approvals", file, "approve", decided, "nope", open_)
 
     assert result.exit_code == 1
-    assert f"{first} was not approved: approval {first} was rejected (too much) at " in result.stderr
+    assert f"{decided} was not approved: approval {decided} was rejected (too much) at " in result.stderr
     assert "nope was not approved: 'nope' is no approval of this store" in result.stderr
-    assert result.stdout == ("" if is_live else f"approved {second}\n")
+    assert result.stdout == ("" if is_live else f"approved {open_}\n")
 
 
 async def test_call_whose_caller_was_cancelled_waits_for_nobody(tmp_path: Path) -> None:
@@ -172,7 +180,7 @@ async def test_call_whose_caller_was_cancelled_waits_for_nobody(tmp_path: Path) 
     async with FakeAnthropic(calls(refund, "o1")) as model, open_at(file, model) as system:
         job = await system.actor(Support, "a").run.submit("Refund me")
         await wait_until(system, job.id, "waiting")
-        id = (await listed(file))[0]["id"]
+        id = await first(file)
         await job.cancel()
 
     result = await run("approvals", file, "approve", id)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -353,6 +354,9 @@ async def test_actors_that_wait_for_the_outside_show_for_what_live_and_stored(tm
         await system.actor(Support, "ann").run.tell("And again")
         kept = await system.actor(Shop, "till").wait.submit()
         await wait_until(system, kept.id, "waiting")
+        while system.turns:
+            await asyncio.sleep(0.01)  # Until they are parked.
+        await system.committer.wait_durable()
         live = await run("ps", file)
     stored, facts = await run("ps", file), json.loads((await run("ps", file, "--json")).output)
 

@@ -96,7 +96,7 @@ def test_limits_are_nearly_reached_at_their_part() -> None:
     assert [each.limit for each in ledger.nearly_reached(2.0)] == ["tokens"]
     assert [str(each) for each in ledger.nearly_reached(6.0)] == ["50 tokens of 100 tokens", "6 s of 10 s"]
     assert ledger.nearly_reached(6.0)[0].left == "50 tokens of 100 tokens left"
-    assert in_words("usd", 1_234_567) == "$1.23"
+    assert in_words("usd", 1_234_567) == "$1.234567"
 
 
 amounts = st.builds(Amount, st.integers(0, 50), st.integers(0, 50), st.integers(0, 1))

@@ -527,8 +527,10 @@ class Activation:
 
     def suspended(self, what: str = "Its mail is kept; ") -> ActorSuspended:
         """Return what callers get while the actor is held."""
+        is_by_budget = self.reason.startswith("BudgetExceeded:")  # Raising it resumes the actor as well.
+        mend = "it goes on when the budget is raised." if is_by_budget else "mend the cause, then system.resume(ref)."
         return ActorSuspended(
-            f"{self.name} is suspended: {self.reason} {what}mend the cause, then system.resume(ref).",
+            f"{self.name} is suspended: {self.reason} {what}{mend}",
             reason=self.reason,
         )
 

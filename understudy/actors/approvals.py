@@ -7,6 +7,7 @@ arguments are another call, which needs an approval of its own.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from understudy.actors.approval import Approval
-from understudy.actors.failures import to_error
+from understudy.actors.failures import to_error, to_failure
 from understudy.actors.outside import Wait, record_id
 from understudy.codec import encode
-from understudy.errors import AlreadyDecided, InvalidDefinition, NotFound
+from understudy.errors import AlreadyDecided, InvalidDefinition, NotFound, ToolFailed
 from understudy.mailbox.commit import Record
 from understudy.mailbox.journal import group
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from understudy.actors.system import System
     from understudy.actors.turn import Turn
 
+logger = logging.getLogger(__name__)
 Asks: TypeAlias = Literal["never", "always"] | Callable[..., bool]
 DECIDED = "decided"  # kind of the records that say what was decided
 
@@ -139,13 +141,25 @@ def step_name(tool: str) -> str:
 
 
 def is_needed(turn: Turn, asks: Asks, tool: str, arguments: Mapping[str, Any], match: bytes) -> bool:
-    """Whether a call needs an approval; one that was asked for is needed, whatever is said of it later."""
+    """Whether a call needs an approval; one that was asked for is needed, whatever is said of it later.
+
+    Raises:
+        ToolFailed: The function that was to say so has raised: the call is not made.
+    """
     if asks == "never":
         return False
     if asks == "always" or turn.ensure_journal().steps(group(step_name(tool), match)):
         return True
     assert callable(asks)
-    needed: object = asks(**arguments)
+    try:
+        needed: object = asks(**arguments)
+    except Exception as error:
+        logger.exception("tool.approval_failed", extra={"tool": tool})  # A model alone would be told of it.
+        failure = to_failure(error)
+        raise ToolFailed(
+            f"tool {tool}: approval={_name(asks)} failed with {failure.type}: {failure.message}; the call was not made.",
+            tool=tool, step=tool, cause_type=failure.type, cause=failure.message, traceback=failure.traceback,
+        ) from error  # fmt: skip
     if not isinstance(needed, bool):
         raise InvalidDefinition(f"tool {tool}: approval={_name(asks)} returned {needed!r}; expected True or False.")
     return needed

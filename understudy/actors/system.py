@@ -587,7 +587,8 @@ class System:
         """Give a handler the value that it waits for by `external(name, type)`; returns once that is durable.
 
         *id* is what `self.turn.id` says in that handler, or the id of its job. The value may come before the handler
-        waits for it. Delivering the same again changes nothing.
+        waits for it; so one under a name that it never waits for, such as a mistyped one, is kept without an error until
+        its message has ended. Delivering the same again changes nothing.
 
         Raises:
             NotFound: The message has ended, or there never was one.

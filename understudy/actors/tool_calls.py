@@ -36,6 +36,7 @@ from understudy.errors import (
     ModelFailure,
     SystemClosed,
     SystemFailed,
+    ToolFailed,
 )
 from understudy.mailbox.journal import Outcome, Slot, storable
 from understudy.supervisor.policy import Policy
@@ -153,7 +154,10 @@ class ToolCalls:
         except InvalidArguments:
             return None  # It is refused for that.
         match = call.id.encode() + digest([call.name, call.arguments])
-        reason = await each.rejection(self._turn, arguments, match, call.arguments)
+        try:
+            reason = await each.rejection(self._turn, arguments, match, call.arguments)
+        except ToolFailed as error:  # Its `approval=` function: nobody can say whether the call may be made.
+            return _error(call, f"ToolFailed: {error}")
         return None if reason is None else _error(call, f"A person rejected this call: {reason}")
 
     async def _judge(self, each: ToolLike, call: ToolCall, ladder: Ladder, error: Exception) -> Verdict:

@@ -180,8 +180,9 @@ def to_micros(usd: float) -> int:
 def in_words(limit: str, value: float) -> str:
     """Return a value of a limit (dollars in micros) as people read it."""
     if limit == "usd":
-        usd = value / _MICROS
-        return f"${usd:.2f}" if usd >= 1 else f"${usd:.4f}"
+        # To the last micro-dollar: rounded, "$0.01 of $0.01" would be said of a call that still seems to fit.
+        whole, _, part = f"{value / _MICROS:,.6f}".partition(".")
+        return f"${whole}.{part.rstrip('0').ljust(2, '0')}"
     if limit == "wall_s":
         return f"{value:.0f} s"
     unit = "model call" if limit == "model_calls" else "token"

@@ -77,6 +77,12 @@ class Frugal(Free, kind="frugal"):
     budget = Budget(usd=0.02)
 
 
+class Poor(Free, kind="poor"):
+    """No call of it fits."""
+
+    budget = Budget(usd=0.00913)
+
+
 def cost_of(model: FakeAnthropic) -> int:
     """What the endpoint itself counts, in micro-dollars."""
     return sum(each.input_tokens * PRICE_IN + each.output_tokens * PRICE_OUT for each in model.paid)
@@ -200,7 +206,7 @@ async def test_a_run_beyond_its_budget_is_held_and_goes_on_when_it_is_raised(
     ):
         ref = system.actor(Frugal, "f")
         job = await ref.run.submit("What?")
-        with pytest.raises(ActorSuspended, match=r"\$0\.0091 of \$0\.0200 are spent, and the next call may use up to"):
+        with pytest.raises(ActorSuspended, match=r"\$0\.0091 of \$0\.02 are spent, and the next call may use up to"):
             await job
         assert (await job.status()).state == "suspended"
         await system.resume(ref)  # Nothing has changed: it is held again.
@@ -807,15 +813,15 @@ async def test_limits_that_a_person_has_raised_stay_raised_in_later_lives(tmp_pa
     async with FakeAnthropic(used(calls(search, "a"), output_tokens=900)) as model:
         async with System(tmp_path / "a.db", [Frugal], endpoints=[model.endpoint()]) as system:
             job = await system.actor(Frugal, "f").run.submit("What?")
-            with pytest.raises(ActorSuspended, match=r"of \$0\.0200 are spent"):
+            with pytest.raises(ActorSuspended, match=r"of \$0\.02 are spent"):
                 await job
             await job.raise_budget(usd=0.021)
-            with pytest.raises(ActorSuspended, match=r"of \$0\.0210 are spent"):
+            with pytest.raises(ActorSuspended, match=r"of \$0\.021 are spent"):
                 await job
         async with System(tmp_path / "a.db", [Frugal], endpoints=[model.endpoint()]) as system:
             await system.resume(system.actor(Frugal, "f"))
 
-            with pytest.raises(ActorSuspended, match=r"of \$0\.0210 are spent"):
+            with pytest.raises(ActorSuspended, match=r"of \$0\.021 are spent"):
                 await system.job(job.id)
 
 
@@ -836,3 +842,33 @@ async def test_budgets_of_an_edited_class_count(tmp_path: Path) -> None:
             await system.resume(system.actor(after, "e"))
 
             assert await system.job(job.id) == "done"
+
+
+async def test_caller_of_an_actor_that_a_budget_holds_is_told_to_raise_it_and_nothing_else(tmp_path: Path) -> None:
+    async with FakeAnthropic() as model, open_at(tmp_path, World(), model, Poor) as system:
+        job = await system.actor(Poor, "p").run.submit("Go")
+        with pytest.raises(ActorSuspended) as caught:
+            await job
+
+    text = str(caught.value)
+    assert f"system.job('{job.id}').raise_budget(usd=...)" in text
+    assert text.endswith("Its mail is kept; it goes on when the budget is raised.")
+    assert "resume" not in text
+
+
+async def test_error_of_a_budget_tells_money_to_the_last_micro_dollar(tmp_path: Path) -> None:
+    async with FakeAnthropic() as model, open_at(tmp_path, World(), model, Poor) as system:
+        job = await system.actor(Poor, "p").run.submit("Go")
+        with pytest.raises(
+            ActorSuspended, match=r"\$0\.00 of \$0\.00913 are spent, and the next call may use up to \$0\.01308\."
+        ):
+            await job
+
+
+async def test_job_that_has_ended_refuses_a_higher_budget_unless_it_holds_somebody(tmp_path: Path) -> None:
+    async with FakeAnthropic(says("done")) as model, open_at(tmp_path, World(), model, Frugal) as system:
+        job = await system.actor(Frugal, "f").run.submit("Go")
+        await job
+
+        with pytest.raises(InvalidArguments, match="has ended, and its budget holds no actor"):
+            await job.raise_budget(usd=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from understudy import (
     Limits,
     NotFound,
     Policy,
+    StateUndecodable,
     System,
+    ToolFailed,
     amend,
     answer,
     handler,
@@ -600,3 +603,78 @@ async def test_function_that_returns_no_bool_lets_nothing_run(tmp_path: Path) ->
             await system.actor(Odd, "a").go()
 
     assert outside.did == []
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------------
+
+
+def cannot_say(to: str) -> bool:
+    raise LookupError(f"no account {to}")
+
+
+@tool(approval=cannot_say)
+async def wire(to: str) -> str:
+    """Send money."""
+    world().did.append(f"wire {to}")
+    return "sent"
+
+
+class Banker(Agent[str], kind="banker"):
+    model = "claude-sonnet-5-5"
+    tools = [wire]
+
+
+class ByHand(Actor, kind="by_hand"):
+    @handler(raises=[ToolFailed])
+    async def go(self) -> str:
+        return await wire("x")
+
+
+async def test_function_that_cannot_say_whether_to_ask_fails_the_call_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outside = World()
+
+    async with (
+        FakeAnthropic(calls(wire, "x"), says("sorry")) as model,
+        open_at(tmp_path, outside, Banker, ByHand, model=model) as system,
+    ):
+        said = await system.actor(Banker, "b").run("Send it")
+        with pytest.raises(ToolFailed) as caught:
+            await system.actor(ByHand, "h").go()
+
+    told = "tool wire: approval=cannot_say failed with LookupError: no account x; the call was not made."
+    assert said == "sorry"
+    assert results(model.requests[-1]) == [(f"ToolFailed: {told}", True)]
+    assert told in str(caught.value)
+    assert outside.did == []
+    assert "tool.approval_failed" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE record SET body = x'80' WHERE {}", "UPDATE record SET owner = '7' WHERE {}"]
+)
+async def test_damaged_wait_hides_no_other_and_is_logged(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        FakeAnthropic(*[calls(refund, "o1")] * 3, says("done")) as model,
+        open_at(tmp_path, World(), Support, model=model) as system,
+    ):
+        jobs = [await system.actor(Support, id).run.submit("Refund me") for id in "abc"]
+        first, second, third = await pending(system, 3)
+        connection = sqlite3.connect(tmp_path / "a.db")
+        where = f"kind = 'wait' AND id = '{int(second.id.partition('-')[0]):020d}'"
+        connection.execute(damage.format(where))
+        connection.commit()
+        connection.close()
+
+        left = await system.approvals()
+        with pytest.raises(StateUndecodable):
+            await second.approve()
+        await third.approve()
+        said = await next(job for job in jobs if job.id == third.job)
+
+    assert [each.id for each in left] == [first.id, third.id]
+    assert said == "done"
+    assert "system.record_damaged" in caplog.messages

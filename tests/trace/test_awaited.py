@@ -45,7 +45,7 @@ def test_turn_that_was_let_rest_waits_and_tells_for_what_and_how_long(is_live: b
 
     assert (trace.status, trace.duration_s, trace.totals.crashes) == ("waiting", None, 0)
     assert trace.roots[0].children[1].notes == ("waits for approval 18-ab, 1 h 0 min so far", "refund(amount=120)")
-    assert "waits for the outside" in to_text(trace).splitlines()[0]
+    assert to_text(trace).splitlines()[0].endswith("waits for approval")
 
 
 def test_turn_in_memory_that_only_waits_is_not_drawn_as_running():
@@ -133,3 +133,12 @@ def test_run_that_goes_on_when_its_budget_was_raised_says_so():
     trace = build(tape)
 
     assert (trace.status, trace.roots[0].attempts[-1].notes) == ("ok", ("budget raised",))
+    assert trace.totals.retries == 0
+    assert "── suspended: BudgetExceeded ── attempt 2" in to_text(trace, 140)
+
+
+def test_run_whose_budget_was_raised_while_no_process_ran_is_not_held_any_more():
+    trace = build(held().put(events.BudgetRaised, "17", budget="17-ab"), is_live=False)
+
+    assert trace.status == "interrupted"
+    assert to_text(trace, 140).splitlines()[0].endswith("suspended: BudgetExceeded · budget raised")

@@ -79,7 +79,8 @@ class Awaited(History):
             if not draft.is_open:
                 continue
             draft.is_open, draft.status = False, "waiting"
-            note = f"waits for approval {self._wait}" if self._tool else "waits for the outside"
+            what = f"approval {self._wait}" if self._tool else f"{self.name.removeprefix('external ')} from outside"
+            note = f"waits for {what}"
             if seen_at is not None:
                 note += f", {words.duration(seen_at - draft.started_at)} so far"
             draft.notes += [note, self._call] if self._call else [note]

@@ -211,6 +211,8 @@ class History:
                 )
             case happened.BudgetRaised():
                 if self.drafts:
+                    if self.drafts[-1].status == "suspended":
+                        self.drafts[-1].interrupt("held")  # It goes on as soon as a process is there.
                     self._coming.append("budget raised")
                 else:
                     workflow = words.one_line(event.budget.removeprefix("workflow:"))
@@ -271,7 +273,10 @@ class History:
         frozen: list[Attempt] = []
         for place, draft in enumerate(self.drafts):
             # An attempt that follows a crash is not a retry, whatever its number: it is the same one again.
-            is_retry = self.drafts[place - 1].status == "failed" if place else draft.number > 1
+            before = self.drafts[place - 1] if place else None
+            is_retry = draft.number > 1
+            if before is not None:  # After it was held it is not tried again, but goes on.
+                is_retry = before.status == "failed" and before.decision != "suspend"
             frozen.append(draft.freeze(is_retry=is_retry))
         return tuple(frozen)
 

@@ -135,12 +135,15 @@ def _draw_root(span: Span) -> tuple[Row, list[_Item]]:
     notes = _counts(totals)
     if totals.crashes:
         notes[-1] += ", not started again yet" if last.is_killed else f", went on in life {totals.lives[-1]}"
-    if last.status == "interrupted" and not last.is_killed:
+    if last.status == "interrupted" and not last.is_killed and not _was_held(last):
         notes.append(_interrupted(span, last))
     if span.status == "running":
         notes.insert(0, "running" if last.status == "running" else f"waits for attempt {last.number + 1}")
     if span.status == "waiting":
-        notes.insert(0, "waits for the outside")
+        open_waits = {
+            each.name.partition(" ")[0] for each in span.walk() if each.status == "waiting" and not each.children
+        }
+        notes.insert(0, "waits for approval" if open_waits == {"approval"} else "waits for the outside")
     elif last.status == "waiting":
         notes.insert(0, "has its answer, not started again yet")
     if last.status == "replayed":
@@ -209,7 +212,7 @@ def _notes(item: _Item, span: Span, index: int, attempt: Attempt) -> list[str]:
     before = span.attempts[index - 1] if index else None
     if attempt.status == "running":
         notes.append("running")
-    elif attempt.status == "interrupted":
+    elif attempt.status == "interrupted" and not _was_held(attempt):
         notes.append(_interrupted(span, attempt))
     elif attempt.status == "waiting" and span.role != "wait":
         notes.append("waits for the outside")
@@ -231,7 +234,7 @@ def _notes(item: _Item, span: Span, index: int, attempt: Attempt) -> list[str]:
 def _told_once(span: Span, index: int) -> list[str]:
     """Return the notes of an attempt; why it was suspended, if a step below it does not tell the same at length."""
     attempt = span.attempts[index]
-    if attempt.status != "suspended" or not attempt.message:
+    if not (attempt.status == "suspended" or _was_held(attempt)) or not attempt.message:
         return [*attempt.notes]
     below = [each for child in span.children for each in child.attempts if each.within == index]
     if all(each.message != attempt.message for each in below):
@@ -252,12 +255,14 @@ def _interrupted(span: Span, attempt: Attempt) -> str:
 def _between(span: Span, index: int) -> _Item:
     """Return the rule between two attempts of a root: what ended the one before, and what the next one started from."""
     before, after = span.attempts[index - 1], span.attempts[index]
-    parts = [note for note in before.notes if before.error is None or not note.startswith("FAILED")]
-    if before.error is not None:
+    is_held = before.status == "suspended" or _was_held(before)
+    told = _told_once(span, index - 1)
+    parts = [note for note in told if before.error is None or is_held or not note.startswith("FAILED")]
+    if before.error is not None and not is_held:
         parts.append(failed(before.error, "", before.decision, before.delay_s, before.reason))
     is_new_life = after.life != before.life
     if is_new_life:
-        if before.status == "interrupted":
+        if before.status == "interrupted" and not is_held:
             parts.append(_stopped(before))
         seen = [each.ended_at or each.started_at for each in _within(span, index - 1)]
         pause_s = after.started_at - max(seen, default=before.started_at)
@@ -271,10 +276,15 @@ def _between(span: Span, index: int) -> _Item:
         spared = sum(each.spared_usd_micros for each in attempts)
         what = f"{words.money(spared)} not paid again" if spared else "not run again"
         parts.append(f"{words.count(replayed, 'finished step')} from the journal, {what}")
-    if before.message:  # Last, because it may be long.
+    if before.message and not is_held:  # Last, because it may be long.
         parts.append(before.message)
     rule = "═" if is_new_life else "─"
     return _Item(rule=rule, text=f" {rule * 2} ".join(parts))
+
+
+def _was_held(attempt: Attempt) -> bool:
+    """Whether a budget held it that was raised since."""
+    return attempt.ended_by == "held"
 
 
 def _stopped(attempt: Attempt) -> str:

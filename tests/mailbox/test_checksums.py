@@ -105,6 +105,7 @@ async def test_damaged_message_is_named(damaged: Any, sql: str) -> None:
         await store.mailbox(actor, 0, 9)
     with pytest.raises(StateUndecodable):
         await store.message(1)
+    assert [each.no for each in await store.messages([1])] == []
     with pytest.raises(StateUndecodable):
         await store.asked_by(9)
     (loaded,) = await store.load([actor], 9)

@@ -255,6 +255,14 @@ async def test_open_asks_of_a_turn_are_found(writer: Writer) -> None:
     assert [each.no for each in await writer.store.asked_by(2)] == [4, 5]
 
 
+async def test_messages_are_read_by_number_and_those_that_are_gone_are_left_out(writer: Writer) -> None:
+    await writer.accept(message(5), message(4, due_at=1e9), message(6))
+
+    assert [each.no for each in await writer.store.messages([6, 9, 4])] == [4, 6]
+    assert facts((await writer.store.messages([4]))[0]) == facts(message(4, due_at=1e9))
+    assert await writer.store.messages([]) == []
+
+
 async def test_result_replaces_an_earlier_one(writer: Writer) -> None:
     await writer.write(results={1: kept(1, state="failed", outcome=Outcome(failure=FAILURE))})
     await writer.write(results={1: kept(1)})

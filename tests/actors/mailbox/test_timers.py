@@ -13,7 +13,7 @@ import pytest
 
 from understudy import Actor, InvalidArguments, Limits, System, handler, query
 from understudy.mailbox.envelope import Envelope
-from understudy.mailbox.store import Timer
+from understudy.mailbox.store import Timer, Whereabouts
 from understudy.testing import InlineSQLiteStore, VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -213,6 +213,37 @@ async def test_thousands_of_timers_after_an_outage_are_read_in_pages(path: Path)
         rung = [number for i in range(2500) for number in await numbers(system, f"b{i}")]
         assert rung == list(range(2500))
         assert peak < 1500
+
+
+class CountedReads(InlineSQLiteStore):
+    """A store that counts how often messages of timers are read."""
+
+    reads = 0
+
+    async def messages(self, numbers: Sequence[int]) -> list[Envelope]:
+        self.reads += 1
+        return await super().messages(numbers)
+
+    async def message(self, no: int) -> Whereabouts:
+        self.reads += 1
+        return await super().message(no)
+
+
+async def test_many_timers_that_are_due_are_read_many_at_a_time_and_the_first_before_the_others(path: Path) -> None:
+    async with system_at(path) as system:
+        await asyncio.gather(*(system.actor(Bell, f"b{i}").ring.options(delay_s=100 + i).tell(i) for i in range(500)))
+    await asyncio.sleep(86_400)
+    store = CountedReads(path)
+
+    async with System(store, [Bell]) as system:
+        while not await numbers(system, "b0"):
+            await asyncio.sleep(0)
+        at_first = system.population.live
+        await asyncio.sleep(10)
+
+        assert [await numbers(system, f"b{i}") for i in range(500)] == [[i] for i in range(500)]
+        assert store.reads <= 10
+        assert at_first < 250
 
 
 async def test_timer_for_an_actor_with_a_long_queue_takes_its_place_at_the_end(path: Path) -> None:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from tests.trace.tape import Tape, crash, order, report
 from understudy.cli import main
+from understudy.events import BreakerChanged
 from understudy.mailbox.commit import Batch
 from understudy.mailbox.migrations import MIGRATIONS
 from understudy.mailbox.sqlite import SQLiteStore
@@ -75,6 +76,32 @@ async def test_runs_that_wait_or_are_held_are_listed_with_the_reason_below(file)
     told = lines[-1]
     assert told.startswith("51   waits for approval 60-ab, ")
     assert told.endswith("so far: refund(amount=120)")
+
+
+async def test_model_call_that_a_breaker_lets_wait_is_not_drawn_as_running(tmp_path):
+    store = SQLiteStore(tmp_path / "agents.db")
+    await store.open()
+    system = Tape("system")
+    before = Tape("17").turn("17", None, "a/x", "agent").step("17/m#1", "17", "claude-sonnet-5-5", "model")
+    facts = {"model": "claude-sonnet-5-5", "reason": "5 of 6 calls failed"}
+    system.pause(1.0).put(BreakerChanged, "breaker", state="open", **facts)
+    after = Tape("18").pause(2.0).turn("18", None, "a/y", "agent")
+    after.step("18/m#1", "18", "claude-sonnet-5-5-20261001", "model")
+    await write(store, {"17": before.events, "18": after.events, "system": system.events})
+
+    running, waiting, both = run(store.path, "17").output, run(store.path, "18").output, run(store.path).output
+    system.pause(9.0).put(BreakerChanged, "breaker", state="closed", **facts)
+    await write(store, {"system": system.events[-1:]})
+    mended = run(store.path, "18").output
+    await store.close(clean=True)
+
+    def said(page):
+        return [line.split("   ")[-1].strip() for line in page.splitlines()]
+
+    assert said(running) == ["running", "running"]
+    assert said(waiting) == ["waits for the model endpoint", "waits for the breaker"]
+    assert [("running" in line, "waiting" in line) for line in both.splitlines()[1:3]] == [(False, True), (True, False)]
+    assert said(mended) == ["running", "running"]
 
 
 async def test_limit_says_how_many_runs_are_listed(file):

@@ -142,3 +142,14 @@ def test_run_whose_budget_was_raised_while_no_process_ran_is_not_held_any_more()
 
     assert trace.status == "interrupted"
     assert to_text(trace, 140).splitlines()[0].endswith("suspended: BudgetExceeded · budget raised")
+
+
+def test_model_call_that_waits_to_be_tried_again_is_not_drawn_as_running():
+    tape = Tape().turn("17", None, "a/x", "agent").step("17/m#1", "17", MODEL, "model")
+    tape.model("17/m#1", "17", 1.0, error="RateLimited", message="slow down", decision="retry", delay_s=30.0)
+    waiting = build(tape)
+    tape.pause(30.0).step("17/m#1", "17", MODEL, "model", attempt=2)
+
+    assert (waiting.status, waiting.roots[0].children[0].status) == ("waiting", "waiting")
+    assert "waits for the model endpoint" in to_text(waiting).splitlines()[0]
+    assert build(tape).status == "running"

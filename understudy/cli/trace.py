@@ -14,6 +14,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
+from understudy.cli.breakers import Breakers
 from understudy.cli.columns import TreeRow, draw
 from understudy.cli.terminal import console, either, near, store_at
 from understudy.errors import StoreRefused
@@ -73,7 +74,9 @@ def _rows(connection: sqlite3.Connection, id: str | None) -> Iterator[TraceRow]:
         after = page[-1].no
 
 
-def _load(connection: sqlite3.Connection, id: str, events_max: int, *, is_live: bool) -> tuple[Trace, int, bool]:
+def _load(
+    connection: sqlite3.Connection, id: str, events_max: int, breakers: Breakers | None, *, is_live: bool
+) -> tuple[Trace, int, bool]:
     """Return the trace, how many events could not be read, and whether there were more than *events_max*."""
     bodies: list[bytes] = []
     is_cut = False
@@ -83,7 +86,8 @@ def _load(connection: sqlite3.Connection, id: str, events_max: int, *, is_live: 
             break
         bodies.append(row.body)
     events, left_out = decode_events(bodies)
-    return build_trace(id, events, is_live=is_live, seen_at=time.time()), left_out, is_cut
+    held_back = breakers.hold_back if breakers is not None else None
+    return build_trace(id, events, is_live=is_live, seen_at=time.time(), is_held_back=held_back), left_out, is_cut
 
 
 def _print_events(connection: sqlite3.Connection, id: str | None) -> None:
@@ -98,7 +102,9 @@ def _print_events(connection: sqlite3.Connection, id: str | None) -> None:
 
 
 def _print_tree(connection: sqlite3.Connection, id: str, *, is_live: bool) -> None:
-    found, left_out, is_cut = _load(connection, id, _EVENTS_MAX, is_live=is_live)
+    found, left_out, is_cut = _load(
+        connection, id, _EVENTS_MAX, Breakers(connection) if is_live else None, is_live=is_live
+    )
     console().print(Drawing(found))
     if left_out:
         click.echo(
@@ -115,6 +121,7 @@ def _print_table(connection: sqlite3.Connection, limit: int, file: Path) -> None
         click.echo(f"{file} has no traced runs yet. Agents, tools, steps and failures are traced.")
         return
     is_live = is_owned(file)
+    breakers = Breakers(connection) if is_live else None
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     # Ids are what people copy, so they are never cut.
     table.add_column("id", no_wrap=True, overflow="fold")
@@ -125,7 +132,7 @@ def _print_table(connection: sqlite3.Connection, limit: int, file: Path) -> None
     table.add_column("cost", no_wrap=True)
     held: list[TreeRow] = []
     for id, at in newest:
-        found, _, is_cut = _load(connection, id, _SUMMARY_EVENTS_MAX, is_live=is_live)
+        found, _, is_cut = _load(connection, id, _SUMMARY_EVENTS_MAX, breakers, is_live=is_live)
         totals = found.totals
         more = "…" if is_cut else ""
         table.add_row(

@@ -7,6 +7,7 @@ parent ended, or the store was opened again, which means that the process died.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -261,6 +262,13 @@ class History:
                 draft.is_open, draft.status = False, "ok"  # Nothing says that it goes on.
             elif draft.is_open and (draft.life < life or not is_live):
                 self.interrupt(draft, "killed")
+
+    def hold_back(self, is_held_back: Callable[[str, float], bool]) -> None:
+        """Say of a model call that is under way that it waits for the breaker before it, if it does."""
+        last = self.drafts[-1]
+        if self.role == "model" and last.is_open and is_held_back(self.name.removeprefix("model "), last.started_at):
+            last.is_open, last.status = False, "waiting"
+            last.notes.append("waits for the breaker")
 
     def interrupt(self, draft: Draft, reason: str) -> None:
         """Say that an attempt of this span was ended from outside."""

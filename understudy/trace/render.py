@@ -143,7 +143,12 @@ def _draw_root(span: Span) -> tuple[Row, list[_Item]]:
         open_waits = {
             each.name.partition(" ")[0] for each in span.walk() if each.status == "waiting" and not each.children
         }
-        notes.insert(0, "waits for approval" if open_waits == {"approval"} else "waits for the outside")
+        what = (
+            {"approval": "approval", "model": "the model endpoint"}.get(open_waits.pop())
+            if len(open_waits) == 1
+            else None
+        )
+        notes.insert(0, f"waits for {what or 'the outside'}")
     elif last.status == "waiting":
         notes.insert(0, "has its answer, not started again yet")
     if last.status == "replayed":
@@ -214,7 +219,7 @@ def _notes(item: _Item, span: Span, index: int, attempt: Attempt) -> list[str]:
         notes.append("running")
     elif attempt.status == "interrupted" and not _was_held(attempt):
         notes.append(_interrupted(span, attempt))
-    elif attempt.status == "waiting" and span.role != "wait":
+    elif attempt.status == "waiting" and span.role not in ("wait", "model"):
         notes.append("waits for the outside")
     elif attempt.status == "replayed":
         notes.append("from the journal")

@@ -6,7 +6,7 @@ not among them is a root. Each wait for the outside is a span of its own, below 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -92,12 +92,18 @@ class Trace:
 
 
 def build_trace(
-    correlation: str, events: Iterable[happened.TraceEvent], *, is_live: bool = True, seen_at: float | None = None
+    correlation: str,
+    events: Iterable[happened.TraceEvent],
+    *,
+    is_live: bool = True,
+    seen_at: float | None = None,
+    is_held_back: Callable[[str, float], bool] | None = None,
 ) -> Trace:
     """Return the tree of *events*, which are in the order in which they were stored.
 
     *is_live* says that a process has the store open; without one, what has no end was killed. *seen_at* is the wall
-    time: with it the trace tells how long waits take so far.
+    time: with it the trace tells how long waits take so far. *is_held_back* says of a model call that is under way, by
+    the model's name and the time at which the call began, whether a breaker lets it wait.
     """
     told = tuple(events)
     histories = _read(told)
@@ -111,6 +117,8 @@ def build_trace(
         if parent is not None:
             _place(history, parent, _cost_below(id, below, histories) if history.replays else 0)
         history.settle(life, is_live=is_live, seen_at=seen_at)
+        if is_held_back is not None:
+            history.hold_back(is_held_back)
     for id in order:
         _amend(histories[id], [histories[child] for child in below.get(id, ())])
     spans: dict[str, Span] = {}
@@ -253,7 +261,8 @@ def _freeze(history: History, children: tuple[Span, ...], *, goes_on: bool) -> S
         duration_s = last.ended_at - first.started_at if last.ended_at is not None else None
     status: Status = last.status
     if goes_on and status == "failed" and last.decision in AGAIN:
-        status = "running"
+        # A model call does nothing until a limit has passed or a breaker lets it through; the failure says for how long.
+        status = "waiting" if history.role == "model" and last.delay_s > 0 else "running"
     elif history.is_turn and status == "interrupted" and last.ended_by == "suspended":
         status = "suspended"
     elif status == "running" and _only_waits(children):

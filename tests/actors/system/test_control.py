@@ -149,6 +149,12 @@ async def test_suspended_actor_is_resumed(path: Path) -> None:
         (b'{"do": "format"}\n', "InvalidArguments", "got 'format'"),
         (b'{"do": "redeliver", "id": "17"}\n', "NotFound", "'17' is no job id"),
         (b'{"do": "redeliver", "id": "\\ud800"}\n', "InvalidArguments", "is not understood"),
+        (b'{"do": "approve", "id": "nope"}\n', "NotFound", "'nope' is no approval"),
+        (b'{"do": "reject", "id": "nope", "reason": "no"}\n', "NotFound", "'nope' is no approval"),
+        (b'{"do": "raise", "id": "nope", "limits": {"usd": 1}}\n', "NotFound", "'nope' is no job id"),
+        (b'{"do": "raise", "id": "workflow:x", "limits": {"usd": 1}}\n', "NotFound", "workflow 'x' is not known"),
+        (b'{"do": "raise", "id": "nope", "limits": {"euros": 1}}\n', "InvalidArguments", "got euros"),
+        (b'{"do": "raise", "id": "nope", "limits": {"usd": "1"}}\n', "InvalidArguments", "is not understood"),
         (b"x" * (control.REQUEST_BYTES + 20_000), "LimitExceeded", "longer than"),
     ],
 )

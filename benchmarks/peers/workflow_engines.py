@@ -67,7 +67,7 @@ WORKFLOW_ENGINES: tuple[Peer, ...] = (
     ),
     # Faster, with the same promise for an answered ask; of steps it stores nothing before the last.
     _langgraph(
-        "LangGraph, AsyncSqliteSaver, saved at exit",
+        "LangGraph, saved at exit",
         "exit",
         frozenset({"asks"}),
         'durability="exit": stored once, when the run ends and before it answers',

@@ -319,6 +319,12 @@ class Activation:
                 self.refilling = True
                 system.spawn(self._refill(), "refill")
 
+    async def fill_window(self) -> None:
+        """Read more of a mailbox of which only a part of the window was read at first."""
+        if self.tail and not self.refilling:
+            self.refilling = True
+            await self._refill()
+
     async def _refill(self) -> None:
         system = self.system
         try:

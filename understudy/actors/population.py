@@ -30,6 +30,8 @@ class Population:
         self.last_actor = last_actor
         self._to_load: list[Activation] = []
         self._loading = False
+        self._short: list[Activation] = []  # of whose mailboxes a part of the window was read
+        self._filling = False
 
     def activate(self, type: ActorType, id: str) -> Activation:
         """Return the actor, coming to life; its door opens when it has been loaded."""
@@ -55,7 +57,8 @@ class Population:
             self.make_room()
 
     async def _load_page(self, page: list[Activation]) -> None:
-        window = min(self._system.limits.window_messages, max(1, _MESSAGES // len(page)))
+        limit = self._system.limits.window_messages
+        window = min(limit, max(1, _MESSAGES // len(page)))
         with self._system.withdrawals.reading():
             records = await self._system.store.load([(each.type.kind, each.id) for each in page], window)
             for activation, record in zip(page, records, strict=True):
@@ -65,6 +68,22 @@ class Population:
                 activation.ready = True
                 activation.door.let_in()
                 activation.pump()
+                if activation.tail and window < limit:
+                    self._short.append(activation)
+        if self._short and not self._filling:
+            self._filling = True
+            self._system.spawn(self._fill_windows(), "fill windows")
+
+    async def _fill_windows(self) -> None:
+        """Read the windows to their ends, one after the other: deadlines are watched of what is in memory only."""
+        try:
+            while self._short:
+                short, self._short = self._short, []
+                for activation in short:
+                    if activation.type.live.get(activation.id) is activation:
+                        await activation.fill_window()
+        finally:
+            self._filling = False
 
     def next_actor(self, activation: Activation) -> int:
         """Return the number of a new actor."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from understudy import Actor, Limits, System, current_turn, handler, query
+from understudy import Actor, DeadlineExceeded, Limits, System, current_turn, handler, query
 from understudy.actors import population
 from understudy.mailbox.store import Loaded
 from understudy.testing import InlineSQLiteStore
@@ -112,3 +112,23 @@ async def test_more_actors_than_messages_may_be_read_at_once_are_all_brought_bac
         await asyncio.sleep(100)
 
         assert [await system.actor(Counter, str(i)).seen() for i in range(20)] == [[0, 1]] * 20
+
+
+async def test_deadline_is_kept_also_of_a_message_that_was_left_on_disk_at_first(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(population, "_MESSAGES", 3)
+    async with System(path, [Counter], resources=[Reads()], limits=Limits(grace_s=0.1)) as system:
+        await system.actor(Counter, "busy").wait.tell(1_000)
+        for number in range(10):
+            await system.actor(Counter, "busy").count.tell(number)
+        job = await system.actor(Counter, "busy").count.options(deadline_s=60).submit(10)
+    system, _ = opened(path)
+
+    async with system:
+        async with asyncio.timeout(70):
+            with pytest.raises(DeadlineExceeded):
+                await system.job(job.id)
+
+        await asyncio.sleep(2_000)
+        assert await system.actor(Counter, "busy").seen() == list(range(10))

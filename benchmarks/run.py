@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,10 @@ def run(
     total = sum(_repeats(contender, scale) for case in cases for contender in case.contenders.values())
     done = 0
     collected = _Collected(cases)
+    # What this harness has imported would be looked at by every full collection, also by those in the middle of a
+    # measurement; peers run in processes of their own, which hold nothing else.
+    gc.collect()
+    gc.freeze()
     with tempfile.TemporaryDirectory(prefix="shared-", dir=directory) as shared:
         for repetition in range(scale.repeats):
             for case in cases:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,13 @@ def test_a_copy_grows_by_itself() -> None:
     two.append(ChatMessage("user", [Text("two")]))
 
     assert (size_of(one).text_bytes, size_of(two).text_bytes) == (3 + FRAMING_BYTES, 6 + 2 * FRAMING_BYTES)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copies_of_all_kinds_are_as_large_as_the_original(copied: Callable[[Messages], Messages]) -> None:
+    one = Messages([ChatMessage("user", [Text("one")])])
+
+    assert size_of(copied(one)) == size_of(one)
 
 
 @pytest.mark.parametrize(

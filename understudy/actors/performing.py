@@ -142,9 +142,11 @@ async def _forget_cancels(turn: Turn, spec: Spec, task: asyncio.Task[Any], cance
     Older libraries make their timeouts so: their cancellations must not count against who asked for the step.
     """
     await asyncio.sleep(0)  # One that is still on its way arrives here.
-    turn.check(spec.title)
     if turn.closing and task is not turn.task:
         raise asyncio.CancelledError
+    turn.check(spec.title)
+    if turn.limit is not None and turn.limit.expired() and task is turn.task:
+        raise asyncio.CancelledError  # The time of the handler is over, whoever heard of it first.
     while task.cancelling() > cancels:
         task.uncancel()
 

@@ -68,8 +68,13 @@ class ReadyTurns:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
-        if self._taker is task:  # It has not come to its end: a loop that is torn down cancels what has not begun.
-            self._taker = None
+        if self._taker is not task:
+            return
+        # It has not come to its end. A loop that is torn down cancels what has not begun; what broke a turn, such as
+        # SystemExit, is not to keep the others from running.
+        self._taker = None
+        if not task.cancelled():
+            self._leave()
 
     async def _run(self, activation: Activation, envelope: Envelope, handler: BoundHandler) -> None:
         self._beginning.discard(envelope.no)

@@ -101,7 +101,8 @@ class Recovery:
         while True:
             # One that was cancelled before its turn began, or whose actor is held, keeps nobody waiting.
             for each, where in list(self.suspects):
-                if each.no not in self._system.turns and (where.status != "active" or each not in (where.inbox or ())):
+                under_way = each.no in self._system.turns or self._system.ready.holds(each.no)
+                if not under_way and (where.status != "active" or each not in (where.inbox or ())):
                     self.suspect_ended(each)
             if not self.suspects or may_need(self.suspects[-1][1], activation):
                 break

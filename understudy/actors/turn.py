@@ -197,6 +197,9 @@ class Turn:
             raise NoTurn(f"{action} inside {self.within}: only the handler itself may do that; return a value instead.")
         if self.ended is not None:
             raise TurnEnded(f"{action} after its turn has ended ({self.ended}).")
+        if self.closing and asyncio.current_task() is not self.task:
+            # Not a cancellation: a branch that goes on after one would begin step after step.
+            raise TurnEnded(f"{action} in a branch, after its handler has returned.")
 
     def record(self, event: Any) -> None:
         """Append an event and apply it."""

@@ -49,6 +49,9 @@ class Messages(list[ChatMessage]):
         super().__init__(messages)
         self.size: Size = messages.size if isinstance(messages, Messages) else _walk(self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Messages, (list(self),)  # Copies are made of the messages alone: their sizes are added up once.
+
     def append(self, message: ChatMessage, /) -> None:
         """Add a message."""
         super().append(message)

@@ -56,7 +56,7 @@ def estimated_tokens(request: ModelRequest) -> int:
     messages = size_of(request.messages)
     size = text_size(request.system) + len(msgspec.msgpack.encode(request.tools))
     size += messages.text_bytes + messages.sealed_bytes
-    documents = max(messages.documents * _IMAGE_TOKENS, messages.document_bytes // _DOCUMENT_BYTES_PER_TOKEN)
+    documents = messages.documents * _IMAGE_TOKENS + messages.document_bytes // _DOCUMENT_BYTES_PER_TOKEN
     return size // _BYTES_PER_TOKEN + (messages.images + messages.files) * _IMAGE_TOKENS + documents
 
 

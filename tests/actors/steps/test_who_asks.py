@@ -11,7 +11,7 @@ import pytest
 
 from tests.actors.steps.conftest import Open
 from tests.actors.turns.world import World, world
-from understudy import Actor, handler, step
+from understudy import Actor, StepTimeout, handler, step
 from understudy.actors.asking import open_branch
 
 pytestmark = pytest.mark.anyio
@@ -57,6 +57,13 @@ async def times_out(timeout: str) -> str:
 
 
 @step
+async def nap() -> str:
+    await asyncio.sleep(60)
+    world().did.append("nap")
+    return "rested"
+
+
+@step
 async def give_up() -> str:
     task = asyncio.current_task()
     assert task is not None
@@ -74,6 +81,23 @@ class Clerk(Actor, kind="clerk"):
     async def hurry(self) -> list[str]:
         async with asyncio.timeout(5):
             return [await stubborn()]
+
+    @handler(timeout_s=5)
+    async def limited(self) -> list[str]:
+        said = [await stubborn()]
+        await asyncio.sleep(60)
+        return said
+
+    @handler
+    async def leave_a_stubborn_branch(self) -> list[str]:
+        async def go_on() -> None:
+            for _ in range(10):
+                with suppress(asyncio.CancelledError):
+                    await nap()
+
+        world().seen["branch"] = asyncio.create_task(go_on())
+        await asyncio.sleep(1)
+        return ["finished"]
 
     @handler
     async def leave_behind(self) -> list[str]:
@@ -149,3 +173,17 @@ async def test_body_that_cancels_its_own_task_cancels_who_asked_for_it_once(open
 async def test_branch_stays_known_to_its_turn_while_a_step_within_its_step_ends(open_system: Open) -> None:
     async with open_system(Clerk) as system:
         assert await system.actor(Clerk, "c").nest() == ["the outer one", "nobody"]
+
+
+async def test_handler_is_over_when_its_time_is_although_a_step_swallows_that(open_system: Open) -> None:
+    async with open_system(Clerk) as system:
+        with pytest.raises(StepTimeout, match="timeout_s=5"):
+            await system.actor(Clerk, "c").limited()
+
+
+async def test_branch_that_swallows_its_end_begins_no_further_step(open_system: Open, outside: World) -> None:
+    async with open_system(Clerk) as system:
+        assert await system.actor(Clerk, "c").leave_a_stubborn_branch() == ["finished"]
+
+        await asyncio.sleep(1_000)
+        assert outside.did == []

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextvars import ContextVar
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
 from tests.actors.turns.conftest import Open
 from tests.actors.turns.world import World, world
-from understudy import Actor, HandlerFailed, JobCancelled, Limits, Policy, dead_letter, handler, on
+from understudy import Actor, HandlerFailed, JobCancelled, Limits, Policy, System, dead_letter, handler, on
 from understudy.mailbox.commit import Batch
+from understudy.testing import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 
+T = TypeVar("T")
 MESSAGES = 500
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
 
@@ -31,6 +35,10 @@ class Counter(Actor[Total], kind="counter"):
     async def add(self, number: int) -> int:
         self.state.count += number
         return self.state.count
+
+    @handler
+    async def exit(self) -> None:
+        raise SystemExit
 
     @handler
     async def become(self, name: str) -> str:
@@ -207,3 +215,34 @@ async def test_job_is_cancelled_whether_its_turn_has_begun_or_is_ready(open_syst
                 await job
             await blocking
             assert await counter.add(1) == 1
+
+
+def test_turns_behind_one_that_ends_the_loop_run_when_the_loop_goes_on(tmp_path: Path) -> None:
+    loop = VirtualTimeLoop()
+    system = System(tmp_path / "a.db", [Counter])
+
+    async def work() -> tuple[asyncio.Task[Any], list[asyncio.Task[int]]]:
+        await system.__aenter__()
+        for id in ("1", "2", "3"):
+            await system.actor(Counter, id).add(1)
+        breaking = asyncio.create_task(_ask(system.actor(Counter, "1").exit()))
+        return breaking, [asyncio.create_task(_ask(system.actor(Counter, id).add(1))) for id in ("2", "3")]
+
+    breaking, others = loop.run_until_complete(work())
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(asyncio.wait(others))
+    try:
+        loop.run_until_complete(asyncio.wait_for(asyncio.wait(others), 60))
+        answers = [each.result() for each in others]
+    finally:
+        breaking.cancel()
+        loop.run_until_complete(system.__aexit__(None, None, None))
+        loop.run_until_complete(asyncio.wait([breaking]))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+    assert answers == [2, 2]
+
+
+async def _ask(call: Awaitable[T]) -> T:
+    return await call

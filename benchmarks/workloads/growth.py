@@ -27,10 +27,9 @@ def cases(scale: Scale) -> Iterator[Case]:
     for spread in (NEIGHBOURS, SCATTERED):
         for count in scale.growth_actors:
             chosen = _choose(count, spread)
-            contenders = {
-                OURS: Contender(partial(_measure, count=count, chosen=chosen), FLUSHED),
-                upserts.NAME: Contender(partial(upserts.measure, count=count, chosen=chosen), FLUSHED),
-            }
+            contenders = {OURS: Contender(partial(_measure, count=count, chosen=chosen), FLUSHED)}
+            if count in {scale.growth_actors[0], scale.growth_actors[-1]}:
+                contenders[upserts.NAME] = Contender(partial(upserts.measure, count=count, chosen=chosen), FLUSHED)
             yield Case(NAME, case_name(count, spread), contenders)
     for count in (scale.growth_actors[0], scale.growth_actors[-1]):
         yield Case(NAME, case_name(count, "waking"), {OURS: Contender(partial(_measure_waking, count=count), FLUSHED)})

@@ -19,7 +19,9 @@ def cases(scale: Scale) -> Iterator[Case]:
     yield Case(NAME, "idle actor", {OURS: Contender(measure, FLUSHED)}, Task(name="memory", count=scale.memory_actors))
 
     on_disk = scale.growth_actors[-1]
-    yield Case(NAME, on_disk_name(on_disk), {OURS: Contender(partial(measure_served, count=on_disk), FLUSHED)})
+    yield Case(
+        NAME, on_disk_name(on_disk), {OURS: Contender(partial(measure_served, count=on_disk), FLUSHED, repeats_max=1)}
+    )
 
 
 def on_disk_name(count: int) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -22,12 +20,11 @@ from autogen_core import (
 )
 
 from benchmarks.load import measure
-from benchmarks.peers.programs.resident import resident_bytes
+from benchmarks.peers.programs.asyncio_actors import Touch, measure_memory, measure_spawn, measure_tells
 from benchmarks.peers.task import Job, serve
 from benchmarks.sample import Sample
 
 _TYPE = "counter"
-_CALLERS = 256
 
 
 @dataclass
@@ -94,58 +91,28 @@ async def _tells(job: Job, senders: int) -> list[Sample]:
     async with _runtime() as runtime:
         topic = TopicId(_TYPE, "one")
         counter = AgentId(_TYPE, "one")
-        await runtime.send_message(Add(0), counter)
-        gc.collect()
-        sent = 0
-        began = time.perf_counter()
 
-        async def sender() -> None:
-            nonlocal sent
-            while True:
-                await runtime.publish_message(Added(1), topic)
-                sent += 1
-                if time.perf_counter() >= began + job.seconds:
-                    return
-                # Publishing never waits: without this, the first sender would keep all others from beginning.
-                await asyncio.sleep(0)
+        async def publish() -> int:
+            await runtime.publish_message(Added(1), topic)
+            return 1
 
-        await asyncio.gather(*(sender() for _ in range(senders)))
-        # An ask may overtake what was published before it, so one is rarely enough.
-        while (await runtime.send_message(Add(0), counter)).number < sent:
-            pass
-        return [Sample("rate", "/s", sent / (time.perf_counter() - began))]
+        async def counted() -> int:
+            return int((await runtime.send_message(Add(0), counter)).number)
+
+        return await measure_tells(publish, counted, senders, job.seconds)
 
 
 def spawn(job: Job) -> list[Sample]:
-    return asyncio.run(_spawn(job))
-
-
-async def _spawn(job: Job) -> list[Sample]:
-    async with _runtime() as runtime:
-        await _touch(runtime, "warm", _CALLERS)
-        gc.collect()
-        began = time.perf_counter()
-        await _touch(runtime, "fresh", job.count)
-        return [Sample("rate", "/s", job.count / (time.perf_counter() - began))]
+    return asyncio.run(_with_touch(measure_spawn, job.count))
 
 
 def memory(job: Job) -> list[Sample]:
-    return asyncio.run(_memory(job))
+    return asyncio.run(_with_touch(measure_memory, job.count))
 
 
-async def _memory(job: Job) -> list[Sample]:
-    async with _runtime() as runtime:
-        await _touch(runtime, "warm", min(job.count, 1_000))
-        before = resident_bytes()
-        await _touch(runtime, "idle", job.count)
-        return [Sample("in memory", "bytes", (resident_bytes() - before) / job.count)]
-
-
-async def _touch(runtime: SingleThreadedAgentRuntime, name: str, count: int) -> None:
-    """Ask so many agents that do not exist yet, which makes them; so many callers at a time as ours."""
-    for start in range(0, count, _CALLERS):
-        numbers = range(start, min(start + _CALLERS, count))
-        await asyncio.gather(*(runtime.send_message(Add(1), AgentId(_TYPE, f"{name}-{each}")) for each in numbers))
+async def _with_touch(measure_: Callable[[Touch, int], Awaitable[list[Sample]]], count: int) -> list[Sample]:
+    async with _runtime() as runtime:  # An agent that does not exist is made by the first message to it.
+        return await measure_(lambda name: runtime.send_message(Add(1), AgentId(_TYPE, name)), count)
 
 
 if __name__ == "__main__":

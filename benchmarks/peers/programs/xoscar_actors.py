@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import xoscar
 from xoscar.utils import get_next_port
 
 from benchmarks.load import measure
-from benchmarks.peers.programs.resident import resident_bytes
+from benchmarks.peers.programs.asyncio_actors import Touch, measure_memory, measure_spawn, measure_tells
 from benchmarks.peers.task import Job, serve
 from benchmarks.sample import Sample
 
 _BATCH = 100
-_CALLERS = 256
 
 
 class Counter(xoscar.Actor):
@@ -63,63 +60,33 @@ def fan_in(job: Job) -> list[Sample]:
 async def _tells(job: Job, senders: int) -> list[Sample]:
     async with _pool() as address:
         counter = await xoscar.create_actor(Counter, address=address, uid="one")
-        await counter.add(0)
-        gc.collect()
-        sent = 0
-        began = time.perf_counter()
 
-        async def sender() -> None:
-            nonlocal sent
-            while True:
-                if job.setting == "batches":
-                    await counter.add.batch(*(counter.add.delay(1) for _ in range(_BATCH)))
-                    sent += _BATCH
-                else:
-                    await counter.add.tell(1)
-                    sent += 1
-                if time.perf_counter() >= began + job.seconds:
-                    return
+        async def tell() -> int:
+            if job.setting == "batches":
+                await counter.add.batch(*(counter.add.delay(1) for _ in range(_BATCH)))
+                return _BATCH
+            await counter.add.tell(1)
+            return 1
 
-        await asyncio.gather(*(sender() for _ in range(senders)))
-        while await counter.add(0) < sent:
-            pass
-        return [Sample("rate", "/s", sent / (time.perf_counter() - began))]
+        return await measure_tells(tell, lambda: counter.add(0), senders, job.seconds)
 
 
 def spawn(job: Job) -> list[Sample]:
-    return asyncio.run(_spawn(job))
-
-
-async def _spawn(job: Job) -> list[Sample]:
-    async with _pool() as address:
-        await _touch(address, "warm", _CALLERS)
-        gc.collect()
-        began = time.perf_counter()
-        await _touch(address, "fresh", job.count)
-        return [Sample("rate", "/s", job.count / (time.perf_counter() - began))]
+    return asyncio.run(_with_touch(measure_spawn, job.count))
 
 
 def memory(job: Job) -> list[Sample]:
-    return asyncio.run(_memory(job))
+    return asyncio.run(_with_touch(measure_memory, job.count))
 
 
-async def _memory(job: Job) -> list[Sample]:
-    async with _pool() as address:
-        await _touch(address, "warm", min(job.count, 1_000))
-        before = resident_bytes()
-        await _touch(address, "idle", job.count)
-        return [Sample("in memory", "bytes", (resident_bytes() - before) / job.count)]
+async def _with_touch(measure_: Callable[[Touch, int], Awaitable[list[Sample]]], count: int) -> list[Sample]:
+    async with _pool() as address:  # It keeps its actors alive.
 
+        async def touch(name: str) -> None:
+            counter = await xoscar.create_actor(Counter, address=address, uid=name)
+            await counter.add(1)
 
-async def _touch(address: str, name: str, count: int) -> None:
-    """Make so many actors and ask each once, so many callers at a time as ours; the pool keeps them alive."""
-
-    async def touch(number: int) -> None:
-        counter = await xoscar.create_actor(Counter, address=address, uid=f"{name}-{number}")
-        await counter.add(1)
-
-    for start in range(0, count, _CALLERS):
-        await asyncio.gather(*(touch(number) for number in range(start, min(start + _CALLERS, count))))
+        return await measure_(touch, count)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,8 @@ def main(
     if repeats is not None:
         scale = msgspec.structs.replace(scale, repeats=repeats)
     peers = _chosen(named, with_all=with_all)
+    if path is not None:
+        _check_writable(path)
     RESULTS.mkdir(exist_ok=True)
     started = datetime.now(UTC)
     began = time.perf_counter()
@@ -93,11 +95,22 @@ def main(
     console.print(f"\nwritten to {path}", highlight=False)
 
 
+def _check_writable(path: Path) -> None:
+    """Find out now, not after minutes of measuring."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise click.BadParameter(
+            f"{path} cannot be written ({error.strerror}); name a file in a directory of yours.", param_hint="--json"
+        ) from error
+
+
 def _chosen(named: Sequence[str], *, with_all: bool) -> list[Peer]:
     for name in named:
         if not any(peer.name.startswith(name) for peer in PEERS):
             raise click.BadParameter(
-                f"no peer's name begins with {name!r}; there are {', '.join(peer.name for peer in PEERS)}",
+                f"no peer's name begins with {name!r}; there are {'; '.join(peer.name for peer in PEERS)}",
                 param_hint="--peer",
             )
     return [peer for peer in PEERS if with_all or peer.name.startswith(tuple(named))] if named or with_all else []

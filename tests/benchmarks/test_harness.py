@@ -193,3 +193,13 @@ def test_results_are_not_for_the_repository():
     ignored = (Path(program.__file__).parent / ".gitignore").read_text(encoding="utf-8")
 
     assert "results/" in ignored.splitlines()
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "run", lambda *_: pytest.fail("it was measured"))
+    (tmp_path / "file").touch()
+
+    result = CliRunner().invoke(program.main, ["--quick", "--json", str(tmp_path / "file" / "figures.json")])
+
+    assert result.exit_code == 2
+    assert "cannot be written" in " ".join(result.output.replace("│", " ").split())

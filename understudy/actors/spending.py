@@ -61,7 +61,7 @@ class Spending:
             turn.ended = turn.ended or "suspended"
             await self._leaving.aclose()
             raise
-        except BaseException:
+        except BaseException:  # A cancellation as well: the ledgers that are held already are let go.
             await self._leaving.aclose()
             raise
         self._leaving.enter_context(ledgers.running(mine))
@@ -199,7 +199,7 @@ class PaidCall:
         except ModelFailure as failure:
             self._spending.settle(reservation, *self._spending.used_by_failure(request, failure, reservation))
             raise
-        except BaseException:
+        except BaseException:  # A cancellation as well: nobody else will book what was set aside.
             self.close()
             raise
         finally:

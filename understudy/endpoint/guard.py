@@ -105,7 +105,7 @@ class Guard:
                     taken.grant = await lane.buckets.acquire(taken.need)
                     if taken.may_still_go():
                         return taken
-            except BaseException:
+            except BaseException:  # A cancellation as well: who waits behind gets what was taken.
                 taken.give_back()
                 raise
             taken.give_back()

@@ -14,7 +14,7 @@ import msgspec
 Change = Literal["started", "restarted", "stopped", "suspended", "resumed"]
 
 
-class TraceEvent(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class TraceEvent(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """What all events have. `at` is wall time in seconds, `life` the opening of the store in which it happened."""
 
     at: float
@@ -24,7 +24,7 @@ class TraceEvent(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     life: int = 0
 
 
-class TurnStarted(TraceEvent, frozen=True, tag=True, kw_only=True):
+class TurnStarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A turn began; a second one for the same span is a redelivery."""
 
     kind: str
@@ -35,14 +35,14 @@ class TurnStarted(TraceEvent, frozen=True, tag=True, kw_only=True):
     role: str = "actor"  # "actor", "agent" or "tool": how it is drawn
 
 
-class TurnFinished(TraceEvent, frozen=True, tag=True, kw_only=True):
+class TurnFinished(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A turn committed."""
 
     duration_s: float
     answered: str | None = None  # type of the declared error that it answered with
 
 
-class TurnFailed(TraceEvent, frozen=True, tag=True, kw_only=True):
+class TurnFailed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A turn's attempt failed; `decision` and `reason` say what becomes of the message."""
 
     kind: str
@@ -57,19 +57,19 @@ class TurnFailed(TraceEvent, frozen=True, tag=True, kw_only=True):
     duration_s: float = 0.0
 
 
-class TurnEndedBySystem(TraceEvent, frozen=True, tag=True, kw_only=True):
+class TurnEndedBySystem(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """The system ended a turn (shutdown, cancellation, suspension); it is no attempt and no crash."""
 
     reason: str
 
 
-class TurnDiverged(TraceEvent, frozen=True, tag=True, kw_only=True):
+class TurnDiverged(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A redelivered turn asked for a step that it had not made before, while earlier outcomes are left over."""
 
     step: str
 
 
-class StepStarted(TraceEvent, frozen=True, tag=True, kw_only=True):
+class StepStarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A step's body began."""
 
     step: str
@@ -77,7 +77,7 @@ class StepStarted(TraceEvent, frozen=True, tag=True, kw_only=True):
     attempt: int = 1
 
 
-class StepFinished(TraceEvent, frozen=True, tag=True, kw_only=True):
+class StepFinished(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """An attempt of a step ended. `error` is set when it failed; with no `decision` its outcome is journaled.
 
     `decision` says what follows: another attempt after `delay_s` ("retry", "amend"), or the end of this attempt of the
@@ -95,14 +95,14 @@ class StepFinished(TraceEvent, frozen=True, tag=True, kw_only=True):
     reason: str = ""
 
 
-class StepReplayed(TraceEvent, frozen=True, tag=True, kw_only=True):
+class StepReplayed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A step's outcome came from the journal; its body did not run."""
 
     step: str
     role: str = "step"
 
 
-class ModelCalled(TraceEvent, frozen=True, tag=True, kw_only=True):
+class ModelCalled(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A model call ended. Token counts are the raw numbers; `usd_micros` is None when the price is unknown.
 
     After a failure `decision` says what follows after `delay_s`, and `reason` why: see `StepFinished`.
@@ -125,7 +125,7 @@ class ModelCalled(TraceEvent, frozen=True, tag=True, kw_only=True):
     reason: str = ""
 
 
-class BreakerChanged(TraceEvent, frozen=True, tag=True, kw_only=True):
+class BreakerChanged(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """The circuit breaker before a model changed its state; `until` is the wall time of the next probe."""
 
     model: str
@@ -134,7 +134,7 @@ class BreakerChanged(TraceEvent, frozen=True, tag=True, kw_only=True):
     until: float | None = None
 
 
-class BudgetWarned(TraceEvent, frozen=True, tag=True, kw_only=True):
+class BudgetWarned(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A budget is nearly spent; the model is told so from now on."""
 
     budget: str
@@ -143,13 +143,13 @@ class BudgetWarned(TraceEvent, frozen=True, tag=True, kw_only=True):
     value_max: float
 
 
-class BudgetRaised(TraceEvent, frozen=True, tag=True, kw_only=True):
+class BudgetRaised(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A person changed a budget's limits; what it held goes on."""
 
     budget: str
 
 
-class WaitBegan(TraceEvent, frozen=True, tag=True, kw_only=True):
+class WaitBegan(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A turn waits for the outside: for a value, or for the approval of a tool call."""
 
     wait: str  # its id
@@ -158,7 +158,7 @@ class WaitBegan(TraceEvent, frozen=True, tag=True, kw_only=True):
     arguments: str = ""  # of the tool call, for people: one line, and not more of it than they read
 
 
-class WaitEnded(TraceEvent, frozen=True, tag=True, kw_only=True):
+class WaitEnded(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A wait has ended: `outcome` is "delivered", "approved", "rejected" or "timed out"."""
 
     wait: str
@@ -167,14 +167,14 @@ class WaitEnded(TraceEvent, frozen=True, tag=True, kw_only=True):
     reason: str = ""
 
 
-class Amended(TraceEvent, frozen=True, tag=True, kw_only=True):
+class Amended(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """The next attempt has a changed input."""
 
     amendment: str
     reason: str
 
 
-class MessageDeadLettered(TraceEvent, frozen=True, tag=True, kw_only=True):
+class MessageDeadLettered(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A message was given up and kept as a dead letter."""
 
     kind: str
@@ -187,7 +187,7 @@ class MessageDeadLettered(TraceEvent, frozen=True, tag=True, kw_only=True):
     reason: str
 
 
-class MessageCancelled(TraceEvent, frozen=True, tag=True, kw_only=True):
+class MessageCancelled(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A message was cancelled before its turn committed."""
 
     kind: str
@@ -195,7 +195,7 @@ class MessageCancelled(TraceEvent, frozen=True, tag=True, kw_only=True):
     handler: str
 
 
-class MessageExpired(TraceEvent, frozen=True, tag=True, kw_only=True):
+class MessageExpired(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A message's deadline passed before its turn committed."""
 
     kind: str
@@ -203,7 +203,7 @@ class MessageExpired(TraceEvent, frozen=True, tag=True, kw_only=True):
     handler: str
 
 
-class MessageCrashed(TraceEvent, frozen=True, tag=True, kw_only=True):
+class MessageCrashed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A message was found started when the store was opened: the process died while its turn ran."""
 
     kind: str
@@ -212,15 +212,15 @@ class MessageCrashed(TraceEvent, frozen=True, tag=True, kw_only=True):
     crashes: int
 
 
-class DeadLetterRedelivered(TraceEvent, frozen=True, tag=True, kw_only=True):
+class DeadLetterRedelivered(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A person put a dead letter back into its actor's mailbox."""
 
 
-class DeadLetterDiscarded(TraceEvent, frozen=True, tag=True, kw_only=True):
+class DeadLetterDiscarded(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A person deleted a dead letter."""
 
 
-class ActorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True):
+class ActorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """An actor got a new object from the state of its last finished turn."""
 
     kind: str
@@ -228,7 +228,7 @@ class ActorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True):
     reason: str
 
 
-class ActorStopped(TraceEvent, frozen=True, tag=True, kw_only=True):
+class ActorStopped(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """An actor has ended: by itself, by its policy, or by a person."""
 
     kind: str
@@ -236,7 +236,7 @@ class ActorStopped(TraceEvent, frozen=True, tag=True, kw_only=True):
     reason: str
 
 
-class ActorAbandoned(TraceEvent, frozen=True, tag=True, kw_only=True):
+class ActorAbandoned(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """An actor's turn did not end within its shutdown time: it was left behind, and nothing it does counts any more."""
 
     kind: str
@@ -244,7 +244,7 @@ class ActorAbandoned(TraceEvent, frozen=True, tag=True, kw_only=True):
     shutdown_s: float
 
 
-class ChildStartFailed(TraceEvent, frozen=True, tag=True, kw_only=True):
+class ChildStartFailed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A supervisor could not start a child."""
 
     supervisor: str
@@ -253,21 +253,21 @@ class ChildStartFailed(TraceEvent, frozen=True, tag=True, kw_only=True):
     message: str
 
 
-class SupervisorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True):
+class SupervisorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A supervisor was started again, with its static children."""
 
     supervisor: str
     reason: str
 
 
-class SupervisorStopped(TraceEvent, frozen=True, tag=True, kw_only=True):
+class SupervisorStopped(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A supervisor has stopped its children and ended."""
 
     supervisor: str
     reason: str
 
 
-class Escalated(TraceEvent, frozen=True, tag=True, kw_only=True):
+class Escalated(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A failure was handed to the supervisor above: too many restarts, or a policy that says so."""
 
     supervisor: str
@@ -275,7 +275,7 @@ class Escalated(TraceEvent, frozen=True, tag=True, kw_only=True):
     reason: str
 
 
-class ActorSuspended(TraceEvent, frozen=True, tag=True, kw_only=True):
+class ActorSuspended(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """An actor is held; its mail is kept."""
 
     kind: str
@@ -283,28 +283,28 @@ class ActorSuspended(TraceEvent, frozen=True, tag=True, kw_only=True):
     reason: str
 
 
-class ActorResumed(TraceEvent, frozen=True, tag=True, kw_only=True):
+class ActorResumed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A held actor goes on."""
 
     kind: str
     actor: str
 
 
-class ActorErased(TraceEvent, frozen=True, tag=True, kw_only=True):
+class ActorErased(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """Every row of an actor was deleted."""
 
     kind: str
     actor_no: int
 
 
-class SystemStarted(TraceEvent, frozen=True, tag=True, kw_only=True):
+class SystemStarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """A process opened the store."""
 
     pid: int
     clean: bool
 
 
-class SystemStopped(TraceEvent, frozen=True, tag=True, kw_only=True):
+class SystemStopped(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     """The owner closed the store in good order."""
 
     interrupted: int

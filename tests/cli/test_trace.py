@@ -25,8 +25,7 @@ async def write(store, runs):
     for correlation, events in runs.items():
         for event in events:
             told = msgspec.structs.replace(event, correlation=correlation)
-            batch.traces.append((told.at, correlation, msgspec.msgpack.encode(told)))
-            batch.work += 1
+            batch.tell(told.at, correlation, msgspec.msgpack.encode(told))
     await store.commit(batch)
 
 

@@ -45,6 +45,7 @@ from understudy import (
     tool,
 )
 from understudy.events import Event, ModelCalled, StepFinished, TurnFinished
+from understudy.mailbox.rows import read_trace
 from understudy.mailbox.sqlite import SQLiteStore
 from understudy.testing import FakeAnthropic, FakeRequest, calls, says
 
@@ -561,7 +562,8 @@ class Campaign:
             if check != "ok":
                 yield f"the file is corrupt: {check}"
             decode = msgspec.msgpack.Decoder(Event).decode
-            events = [decode(body) for (body,) in connection.execute("SELECT body FROM trace ORDER BY no")]
+            rows = connection.execute("SELECT body FROM trace ORDER BY no").fetchall()
+            events = [decode(event) for (body,) in rows for event in read_trace(body)]
         finally:
             connection.close()
         begun: dict[tuple[str, str], list[int]] = {}

@@ -17,6 +17,7 @@ from understudy.testing import FaultyStore, VirtualTimeLoop
 
 class Names(msgspec.Struct):
     names: list[str] = []
+    room: str = "." * 3_000  # so that each actor needs a page of its own
 
 
 class Effects:

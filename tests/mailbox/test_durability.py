@@ -159,8 +159,8 @@ def full_of_secrets(number: int, actor: int) -> Batch:
     return batch
 
 
-def event(what: Any, span: str, **fields: Any) -> tuple[float, str, bytes]:
-    return 1.0, "c", msgspec.msgpack.encode(what(at=1.0, correlation="c", span=span, **fields))
+def tell(batch: Batch, turn: int | None, what: Any, span: str, **fields: Any) -> None:
+    batch.tell(1.0, "c", msgspec.msgpack.encode(what(at=1.0, correlation="c", span=span, **fields)), turn)
 
 
 async def test_no_byte_of_an_erased_actor_is_left(opened: Any, path: Path, store_class: Any) -> None:
@@ -170,12 +170,11 @@ async def test_no_byte_of_an_erased_actor_is_left(opened: Any, path: Path, store
     await store.commit(first)
     for number in range(2, 20):
         batch = full_of_secrets(number, 1)  # of every second number the message finishes, and its row is only garbage
-        batch.traces = [
-            event(TurnStarted, "9000", kind="user", actor=SECRET.decode(), handler="h"),
-            event(StepStarted, "9000/" + SECRET.decode(), parent="9000", step=SECRET.decode()),
-            event(StepStarted, f"{100 + number // 2 * 20}/x", step=SECRET.decode()),
-            event(TurnStarted, "90001", kind="user", actor="bystander", handler="h"),
-        ]
+        tell(batch, 9000, TurnStarted, "9000", kind="user", actor=SECRET.decode(), handler="h")
+        tell(batch, 9000, StepStarted, "9000/" + SECRET.decode(), parent="9000", step=SECRET.decode())
+        tell(batch, None, StepStarted, f"{100 + number // 2 * 20}/x", step=SECRET.decode())
+        tell(batch, None, TurnStarted, "90001", kind="user", actor="bystander", handler="h")
+        assert [len(row.events) for row in batch.traces] == [2, 1, 1]
         batch.snapshots[2] = Snapshot(1, number, b"innocent")
         await store.commit(batch)
         ended = Batch(number)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from understudy.errors import StoreFailed, SystemClosed
@@ -64,8 +66,10 @@ class Writer:
             batch.actors[1] = ("account", "alice")
         return batch
 
-    async def write(self, **parts: Any) -> None:
+    async def write(self, traces: Sequence[tuple[Any, ...]] = (), **parts: Any) -> None:
         batch = self.batch()
+        for told in traces:
+            batch.tell(*told)
         for name, content in parts.items():
             setattr(batch, name, content)
         if self.count == 1:
@@ -436,6 +440,39 @@ async def test_turns_are_added_up(writer: Writer) -> None:
     await writer.write(turns={("k", "h"): [3, 0]})
 
     assert await writer.store.turns() == [("k", "g", 1, 0), ("k", "h", 5, 1)]
+
+
+async def test_events_of_one_turn_share_a_row_until_another_one_is_told_between_them(writer: Writer) -> None:
+    one, two, three, other, outside = (msgspec.msgpack.encode({"type": name}) for name in ("1", "2", "3", "o", "x"))
+
+    await writer.write(
+        traces=[(1.0, "a", one, 7), (2.0, "b", outside), (3.0, "a", two, 7), (4.0, "a", other, 8), (5.0, "a", three, 7)]
+    )
+    await writer.write(traces=[(6.0, "b", outside), (7.0, "b", outside)])
+
+    stored = await writer.store.traces(None, 0, 9)
+    assert [(each.no, each.body) for each in stored] == [
+        (1, one), (1, two), (2, outside), (3, other), (4, three), (5, outside), (6, outside),
+    ]  # fmt: skip
+    assert [each.body for each in await writer.store.traces("a", 0, 9)] == [one, two, other, three]
+
+
+async def test_started_is_stored_without_the_rest_of_the_message(writer: Writer) -> None:
+    envelopes = [message(no, 1) for no in (1, 2, 3, 4)]
+    await writer.accept(*envelopes)
+    for envelope, started in zip(envelopes, (1, -1, 2, 1), strict=True):
+        envelope.started, envelope.attempts = started, 5
+    batch = writer.batch()
+    for envelope in envelopes:
+        batch.note_started(envelope)
+    envelopes[0].started = -1  # It got on before the batch was written.
+    batch.finish(envelopes[3])
+    await writer.store.commit(batch)
+
+    (found,) = await writer.store.load([1], 9)
+
+    assert found is not None
+    assert [(each.no, each.started, each.attempts) for each in found.window] == [(1, -1, 0), (2, -1, 0), (3, 2, 0)]
 
 
 async def test_tidy_deletes_expired_results_and_old_trace_only(writer: Writer) -> None:

@@ -79,7 +79,7 @@ def _thread_ended(turn: Turn, spec: Spec, slot: Slot, work: asyncio.Task[Any]) -
     slot.work = None
     if error is None:
         try:
-            turn.settle_late(slot, Outcome(value=encoded(work.result(), spec, turn)))
+            turn.settle_late(slot, Outcome(value=encoded(work.result(), spec, turn)[0]))
         except (EncodingFailed, LimitExceeded) as unstorable:
             turn.settle_late(slot, Outcome(failure=to_failure(unstorable)))
     elif spec.interrupted == "fail":

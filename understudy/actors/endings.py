@@ -268,7 +268,7 @@ def put_back(activation: Activation, turn: Turn, reason: str) -> None:
         turn.journal.start_attempt(forget_failures=False)
     if envelope.started > 0:
         envelope.started = -1
-        activation.system.committer.touch().note_progress(envelope)
+        activation.system.committer.touch().note_started(envelope)
     if turn.traced:
         turn.emit(TurnEndedBySystem, reason=reason)
     put_first(activation, envelope)

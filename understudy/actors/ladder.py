@@ -153,7 +153,7 @@ class Ladder:
         if delay_s > 0:
             if turn.envelope.started == 1:  # It waits: a crash meanwhile is not charged to the message.
                 turn.envelope.started = -1
-                system.committer.touch().note_progress(turn.envelope)
+                system.committer.touch().note_started(turn.envelope)
             with parking.busy(turn):
                 await asyncio.sleep(delay_s)
 

@@ -39,8 +39,8 @@ def unknown(name: str, why: str) -> Failure:
     )
 
 
-def encoded(value: Any, spec: Spec, turn: Turn) -> bytes:
-    """Return the bytes of a step's value.
+def encoded(value: Any, spec: Spec, turn: Turn) -> tuple[bytes, Any]:
+    """Return the bytes of a step's value, and the copy of it that they hold.
 
     Raises:
         EncodingFailed: It cannot be stored, or would not be read as its annotated type.
@@ -61,13 +61,11 @@ def encoded(value: Any, spec: Spec, turn: Turn) -> bytes:
             value_max=limit,
         )
     try:
-        if spec.decode is not None:
-            spec.decode(body)
+        return body, spec.decode(body) if spec.decode is not None else None
     except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
         raise EncodingFailed(
             f"{what} is a {type(value).__qualname__}, which is not of its annotated type: {error}"
         ) from error
-    return body
 
 
 def write_row(turn: Turn, slot: Slot, outcome: Outcome) -> None:

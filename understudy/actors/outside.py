@@ -94,7 +94,7 @@ class Waits:
         if turn.envelope.started != -1:
             # It waits: a crash meanwhile is not charged to it, and its journal is read back.
             turn.envelope.started = -1
-            self._system.committer.touch().note_progress(turn.envelope)
+            self._system.committer.touch().note_started(turn.envelope)
         id = slot.wait
         assert id is not None
         what = f"approval {self.public_id(id)} of tool {tool}" if kind == "approval" else f"external {name}"
@@ -184,7 +184,7 @@ class Waits:
         """Return the step that is going to wait: the value is there before it."""
         if envelope.started == 0:
             envelope.started = -1  # Its journal is to be read back.
-            self._system.committer.touch().note_progress(envelope)
+            self._system.committer.touch().note_started(envelope)
         elif (turn := self._system.turns.get(envelope.no)) is not None:
             turn.journal = journal
         return journal.foresee(group(step_name(name), b""))

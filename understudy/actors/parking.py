@@ -237,7 +237,7 @@ def park(activation: Activation, turn: Turn) -> None:
     batch = system.committer.touch()
     if envelope.started == 0:
         envelope.started = -1  # Its journal is to be read back.
-        batch.note_progress(envelope)
+        batch.note_started(envelope)
     if envelope.head.deadline_at is not None:  # It does not pause, and nothing in memory need keep it.
         system.alarms.set(envelope.no, envelope.head.deadline_at, envelope.no)
     activation.status, activation.reason = "waiting", rest.reason

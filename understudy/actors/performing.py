@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal
 
 from understudy.actors import parking
@@ -58,7 +58,7 @@ class Spec:
         role: str = "step",
         quiet: bool = False,
         span: str | None = None,
-        gate: Callable[[], Awaitable[None]] | None = None,
+        gate: Callable[[], Coroutine[Any, Any, None]] | None = None,
         witness: Witness | None = None,
     ) -> None:
         self.name = name
@@ -99,7 +99,9 @@ async def perform(
         slot = await turn.claim(spec.title, arguments, repeatable=spec.interrupted == "rerun", key=key)
     outcome = slot.outcome
     if outcome is None:
-        outcome = await _run_apart(turn, spec, slot)
+        outcome, copy = await _run_apart(turn, spec, slot)
+        if outcome.failure is None:
+            return copy
     elif spec.role != "tool" and not _is_unknown(outcome):  # The replayed call of a tool is told by its own turn.
         turn.replayed(spec.name, slot, spec.role, spec.span)
     if outcome.value is not None:
@@ -112,28 +114,27 @@ def _is_unknown(outcome: Outcome) -> bool:
     return outcome.failure is not None and outcome.failure.type == OutcomeUnknown.__name__
 
 
-async def _run_apart(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
-    """Run the step in the task that asked for it, which ends it with itself, but in a context of its own."""
+async def _run_apart(turn: Turn, spec: Spec, slot: Slot) -> tuple[Outcome, Any]:
+    """Run the step in the task that asked for it, which ends it with itself, but the body in a context of its own."""
     task = asyncio.current_task(turn.activation.system.loop)
     assert task is not None
     cancels = task.cancelling()
     context = contextvars.copy_context()
     context.run(scope.set, turn.inside(spec.title))
-    step = Apart(_attempts(turn, spec, slot), context)
     parking.begin_step(turn)
     slot.running = True
     try:
         if task is turn.task:
-            outcome = await step
+            ended = await _attempts(turn, spec, slot, context)
         else:
             with open_branch(turn):
-                outcome = await step
+                ended = await _attempts(turn, spec, slot, context)
     finally:
         slot.running = False
         parking.end_step(turn)
     if task.cancelling() > cancels:
         await _forget_cancels(turn, spec, task, cancels)
-    return outcome
+    return ended
 
 
 async def _forget_cancels(turn: Turn, spec: Spec, task: asyncio.Task[Any], cancels: int) -> None:
@@ -151,8 +152,11 @@ async def _forget_cancels(turn: Turn, spec: Spec, task: asyncio.Task[Any], cance
         task.uncancel()
 
 
-async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
-    """Run the body until there is an outcome: its value, or the failure that no attempt follows."""
+async def _attempts(turn: Turn, spec: Spec, slot: Slot, context: contextvars.Context) -> tuple[Outcome, Any]:
+    """Run the body until there is an outcome: its value, with a copy of it, or the failure that no attempt follows.
+
+    What users wrote, the body, the gate of a model call and the amendments, runs in *context*.
+    """
     system = turn.activation.system
     ladder = Ladder(turn, slot, spec.policies)
     by = _input(spec) if ladder.rungs.amended is not None else None  # Most steps need none.
@@ -165,22 +169,23 @@ async def _attempts(turn: Turn, spec: Spec, slot: Slot) -> Outcome:
     turn.trace()
     while True:
         attempt = ladder.attempt
-        await _begin(turn, spec, slot, ladder, witness)
+        await _begin(turn, spec, slot, ladder, witness, context)
         began_s = system.loop.time()
-        value, error = await _attempt(turn, spec, slot)
+        value, error = await Apart(_attempt(turn, spec, slot), context)
         duration_s = system.loop.time() - began_s
+        copy = None
         if error is None:
-            outcome, verdict = _keep(value, spec, turn)
+            outcome, copy, verdict = _keep(value, spec, turn)
         else:
             by = by or _input(spec)
-            verdict = await _judge(turn, spec, slot, ladder, error, by)
+            verdict = await Apart(_judge(turn, spec, slot, ladder, error, by), context)
             outcome = Outcome(failure=verdict.failure)
         witness.ended(attempt, duration_s, verdict, value, error)
         if verdict is None or not (verdict.again or verdict.ends_turn):
             if verdict is None:
                 ladder.keep()
             turn.settle(slot, outcome)
-            return outcome
+            return outcome, copy
         assert error is not None
         clear_mark(turn, spec, slot)  # It has failed, and nothing runs until the next attempt.
         if verdict.ends_turn:
@@ -192,13 +197,15 @@ def _input(spec: Spec) -> Input | None:
     return spec.input(spec) if spec.input is not None else None
 
 
-async def _begin(turn: Turn, spec: Spec, slot: Slot, ladder: Ladder, witness: Witness) -> None:
+async def _begin(
+    turn: Turn, spec: Spec, slot: Slot, ladder: Ladder, witness: Witness, context: contextvars.Context
+) -> None:
     """Return when an attempt may start: its time has come, and all that led to it is on disk."""
     if ladder.rungs.not_before:
         await ladder.wait()
     # A tool waits for its rate before it begins: that takes nothing from its timeout, and a crash leaves no doubt.
     if spec.gate is not None and slot.work is None:
-        await spec.gate()
+        await Apart(spec.gate(), context)
     witness.began(ladder.attempt)
     turn.mark_started()
     mark_begun(turn, spec, slot)
@@ -242,13 +249,14 @@ async def _run(turn: Turn, spec: Spec, slot: Slot) -> Any:
         raise
 
 
-def _keep(value: Any, spec: Spec, turn: Turn) -> tuple[Outcome, Verdict | None]:
-    """Return the outcome that a value is; one that cannot be stored is a failure, about which no rule decides."""
+def _keep(value: Any, spec: Spec, turn: Turn) -> tuple[Outcome, Any, Verdict | None]:
+    """Return the outcome that a value is, and a copy; one that cannot be stored is a failure, which no rule is about."""
     try:
-        return Outcome(value=encoded(value, spec, turn)), None
+        body, copy = encoded(value, spec, turn)
+        return Outcome(value=body), copy, None
     except (EncodingFailed, LimitExceeded) as unstorable:
         failure = to_failure(unstorable)
-        return Outcome(failure=failure), Verdict(failure, None)  # It ran: it does not run again.
+        return Outcome(failure=failure), None, Verdict(failure, None)  # It ran: it does not run again.
 
 
 async def _judge(turn: Turn, spec: Spec, slot: Slot, ladder: Ladder, error: Exception, by: Input | None) -> Verdict:

@@ -32,12 +32,9 @@ class Recorder:
         """Return the root of the tree that the message belongs to."""
         return envelope.head.correlation or self._system.job_id(envelope.no)
 
-    def emit(self, event: TraceEvent) -> None:
-        """Put an event into the next commit."""
-        batch = self._system.committer.touch()
-        body = encode(event)
-        batch.traces.append((event.at, event.correlation, body))
-        batch.work += 1 + (len(body) >> 10)
+    def emit(self, event: TraceEvent, turn: int | None = None) -> None:
+        """Put an event, of the *turn* of the message with that number, into the next commit."""
+        self._system.committer.touch().tell(event.at, event.correlation, encode(event), turn)
 
     def emit_for(self, envelope: Envelope, event: type[TraceEvent], **facts: Any) -> None:
         """Put an event about a message into the next commit."""
@@ -49,7 +46,8 @@ class Recorder:
                 parent=envelope.head.parent,
                 life=self._system.life,
                 **facts,
-            )
+            ),
+            envelope.no,
         )
 
     def emit_actor(self, event: Callable[..., TraceEvent], activation: Activation, **facts: Any) -> None:

@@ -76,7 +76,7 @@ class Recovery:
             self._system.journals.pop(envelope.no, None)
             return
         envelope.started = 2 if self.suspects and self.suspects[-1][0] is envelope else 1
-        self._system.committer.touch().note_progress(envelope)
+        self._system.committer.touch().note_started(envelope)
 
     async def read_journal(self, envelope: Envelope) -> None:
         """Read back what the message's turn did in an earlier life, if it was begun."""
@@ -121,4 +121,4 @@ class Recovery:
         """Change whether a crash is charged to a suspect that has not got on: only one of them is."""
         if envelope.started > 0 and envelope.started != started:
             envelope.started = started
-            self._system.committer.touch().note_progress(envelope)
+            self._system.committer.touch().note_started(envelope)

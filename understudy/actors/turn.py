@@ -375,14 +375,14 @@ class Turn:
             if self.envelope.started > 0:
                 # It gets on: a crash after this is not counted against the message.
                 self.envelope.started = -1
-                batch.note_progress(self.envelope)
+                batch.note_started(self.envelope)
 
     def mark_started(self) -> None:
         """Let the commit that the next step waits for say that this message was started."""
         envelope = self.envelope
         if envelope.started <= 0 and not self.ensure_journal().progressed:
             envelope.started = 1
-            self.activation.system.committer.touch().note_progress(envelope)
+            self.activation.system.committer.touch().note_started(envelope)
 
     def replayed(self, name: str, slot: Slot, role: str, span: str | None = None) -> None:
         """Tell the trace that *name* was not run again."""
@@ -391,8 +391,9 @@ class Turn:
 
     def step_span(self, slot: Slot) -> str:
         """Return the step's name in the trace."""
-        name, _, rest = slot.key.partition(b"\0")
-        return f"{self.no}/{name.decode()}#{rest[:6].decode()}{rest[rest.rindex(b'#') :].decode()}"
+        key = slot.key.decode()
+        name = key.index("\0")
+        return f"{self.envelope.no}/{key[:name]}#{key[name + 1 : name + 7]}{key[key.rindex('#') :]}"
 
     def _reply(self, handler: BoundHandler, outcome: Outcome) -> Any:
         if outcome.value is None:
@@ -432,7 +433,8 @@ class Turn:
                 attempt=self.attempt,
                 crashes=envelope.crashes,
                 role=activation.type.role,
-            )
+            ),
+            self.envelope.no,
         )
 
     def emit(
@@ -455,4 +457,4 @@ class Turn:
     def put(self, event: TraceEvent) -> None:
         """Put an event of this turn, as it is, into the trace, in the next commit; of an abandoned turn none counts."""
         if not self.is_fenced():
-            self.activation.system.recorder.emit(event)
+            self.activation.system.recorder.emit(event, self.envelope.no)

@@ -182,5 +182,4 @@ class Unattended:
         **facts: Any,
     ) -> None:
         told = event(at=self._at, correlation=correlation, span=span, parent=parent, life=self._opening.epoch, **facts)
-        batch.traces.append((told.at, correlation, encode(told)))
-        batch.work += 1
+        batch.tell(told.at, correlation, encode(told))

@@ -68,6 +68,15 @@ class Record(msgspec.Struct, frozen=True):
     expires_at: float | None = None
 
 
+class Told(msgspec.Struct, gc=False):
+    """One row of the trace: an event, or several of one turn with none of another one in between."""
+
+    at: float
+    correlation: str
+    turn: int | None
+    events: list[bytes]
+
+
 class Batch:
     """What one transaction writes, by table, and who waits for it."""
 
@@ -83,6 +92,7 @@ class Batch:
         "journal",
         "landed",
         "last_message",
+        "newest",
         "number",
         "picture",
         "progress",
@@ -90,6 +100,7 @@ class Batch:
         "released",
         "results",
         "snapshots",
+        "started",
         "statuses",
         "traces",
         "turns",
@@ -106,6 +117,7 @@ class Batch:
         self.envelopes: dict[int, Envelope] = {}  # accepted messages that have not finished
         self.finished: list[int] = []  # messages of earlier batches that ended: their rows go
         self.progress: dict[int, Envelope] = {}  # messages of earlier batches whose progress changed
+        self.started: dict[int, Envelope] = {}  # those of which only `started` did
         self.snapshots: dict[int, Snapshot] = {}
         self.events: list[tuple[int, int, bytes]] = []  # (actor, seq, body)
         self.journal: dict[tuple[int, bytes], JournalEntry] = {}
@@ -115,7 +127,8 @@ class Batch:
         self.woken: list[int] = []  # actors that are active again if they are "waiting", and stay as they are if not
         self.dead: dict[int, DeadLetter] = {}
         self.discarded: list[int] = []  # dead letters that go
-        self.traces: list[tuple[float, str, bytes]] = []  # (at, correlation, event)
+        self.traces: list[Told] = []
+        self.newest: dict[str, Told] = {}  # the last of each correlation
         self.turns: dict[tuple[str, str], list[int]] = {}  # (kind, handler) -> [finished, failed]
         self.records: dict[tuple[str, str], Record | None] = {}  # by (kind, id); None deletes it
         self.picture: bytes | None = None  # of the supervision tree, for who looks when no system runs
@@ -130,6 +143,7 @@ class Batch:
         no = envelope.no
         if self.envelopes.pop(no, None) is None:
             self.progress.pop(no, None)
+            self.started.pop(no, None)
             self.finished.append(no)
         self.work += 1
 
@@ -148,6 +162,22 @@ class Batch:
         if envelope.no not in self.envelopes:
             self.progress[envelope.no] = envelope
         self.work += 1
+
+    def note_started(self, envelope: Envelope) -> None:
+        """Store whether the message's turn has started: every turn with steps says so, and that it gets on."""
+        if envelope.no not in self.envelopes:
+            self.started[envelope.no] = envelope
+        self.work += 1
+
+    def tell(self, at: float, correlation: str, event: bytes, turn: int | None = None) -> None:
+        """Store an event of the trace. Those of one *turn*, a message's number, share rows: half as many for steps."""
+        newest = self.newest.get(correlation)
+        if newest is not None and turn is not None and newest.turn == turn:
+            newest.events.append(event)
+        else:
+            newest = self.newest[correlation] = Told(at, correlation, turn, [event])
+            self.traces.append(newest)
+        self.work += 1 + (len(event) >> 10)
 
 
 class Committer:

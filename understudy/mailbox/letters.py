@@ -86,5 +86,4 @@ def tell(batch: Batch, event: type[TraceEvent], letter: DeadLetter, *, store_id:
         parent=envelope.head.parent,
         life=life,
     )
-    batch.traces.append((told.at, told.correlation, _encode(told)))
-    batch.work += 1
+    batch.tell(told.at, told.correlation, _encode(told))

@@ -22,6 +22,7 @@ from understudy.mailbox.rows import (
     read_record,
     read_result,
     read_snapshot,
+    read_trace,
 )
 from understudy.mailbox.store import ActorRow, Loaded, Standing, Timer, TraceRow, Whereabouts
 from understudy.mailbox.writing import numbers
@@ -250,7 +251,7 @@ def suspects(connection: sqlite3.Connection) -> list[int]:
 
 
 def traces(connection: sqlite3.Connection, correlation: str | None, after: int, limit: int) -> list[TraceRow]:
-    """Return stored events in order."""
+    """Return the stored events of *limit* rows, in order; those of one row have its number."""
     if correlation is None:
         rows = connection.execute(
             "SELECT no, at, correlation, body FROM trace WHERE no > ? ORDER BY no LIMIT ?", (after, limit)
@@ -260,7 +261,7 @@ def traces(connection: sqlite3.Connection, correlation: str | None, after: int, 
             "SELECT no, at, correlation, body FROM trace WHERE correlation = ? AND no > ? ORDER BY no LIMIT ?",
             (correlation, after, limit),
         ).fetchall()
-    return [TraceRow(*row) for row in rows]
+    return [TraceRow(no, at, told_of, event) for no, at, told_of, body in rows for event in read_trace(body)]
 
 
 def correlations(connection: sqlite3.Connection, limit: int) -> list[tuple[str, float]]:

@@ -12,6 +12,7 @@ import msgspec
 
 from understudy.errors import StoreRefused
 from understudy.mailbox.envelope import Head
+from understudy.mailbox.rows import read_trace
 from understudy.mailbox.writing import numbers, roll_back
 
 # A part is about a millisecond of work; a call of tidy does at most so many.
@@ -104,8 +105,8 @@ def traces_of(connection: sqlite3.Connection, actor: int) -> list[int]:
     spans: dict[str, set[str]] = {}  # by correlation
     for no, body in execute("SELECT no, body FROM trace WHERE instr(body, ?)", (name,)).fetchall():
         rows.add(no)
-        place = _place(body)
-        spans.setdefault(place.correlation, set()).add(place.span)
+        for place in _places(body):
+            spans.setdefault(place.correlation, set()).add(place.span)
     for no, correlation in execute("SELECT no, correlation FROM result WHERE actor = ?", (actor,)).fetchall():
         spans.setdefault(correlation, set()).add(str(no))
     for no, head in execute(
@@ -116,16 +117,16 @@ def traces_of(connection: sqlite3.Connection, actor: int) -> list[int]:
             spans.setdefault(msgspec.msgpack.decode(head, type=Head).correlation, set()).add(str(no))
     for correlation, turns in spans.items():
         for no, body in execute("SELECT no, body FROM trace WHERE correlation = ?", (correlation,)).fetchall():
-            if _place(body).span.partition("/")[0] in turns:
+            if any(place.span.partition("/")[0] in turns for place in _places(body)):
                 rows.add(no)
     return sorted(rows)
 
 
-def _place(body: bytes) -> _Place:
+def _places(body: bytes) -> list[_Place]:
     try:
-        return msgspec.msgpack.decode(body, type=_Place)
+        return [msgspec.msgpack.decode(event, type=_Place) for event in read_trace(body)]
     except msgspec.DecodeError:
-        return _Place()
+        return []
 
 
 def delete_traces(connection: sqlite3.Connection, rows: list[int]) -> None:

@@ -13,7 +13,7 @@ from zlib import crc32
 import msgspec
 
 from understudy.errors import StateUndecodable
-from understudy.mailbox.commit import DeadLetter, KeptResult, Record, Snapshot
+from understudy.mailbox.commit import DeadLetter, KeptResult, Record, Snapshot, Told
 from understudy.mailbox.envelope import Envelope, Head
 from understudy.mailbox.journal import Failure, JournalEntry, Outcome, decode_outcome, encode_failure, encode_outcome
 
@@ -42,6 +42,7 @@ MESSAGE_COLUMNS = (
 _encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(Head).decode
 _decode_failure = msgspec.msgpack.Decoder(Failure).decode
+_decode_events = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
 def seed(actor: int, seq: int, version: int = 0) -> int:
@@ -109,6 +110,21 @@ def read_event(actor: int, row: Row) -> tuple[int, bytes]:
             row=seq,
         )
     return seq, body
+
+
+def trace_row(told: Told) -> Row:
+    """Return the row of table trace: of several events the body is their array."""
+    events = told.events
+    body = events[0] if len(events) == 1 else _encode([msgspec.Raw(event) for event in events])
+    return told.at, told.correlation, body
+
+
+def read_trace(body: bytes) -> list[bytes]:
+    """Return the events of a row; a body that is neither an event nor several stands for itself."""
+    try:
+        return [bytes(event) for event in _decode_events(body)]
+    except msgspec.DecodeError:
+        return [body]
 
 
 def message_row(envelope: Envelope) -> Row:

@@ -3,6 +3,9 @@
 Every statement that runs on the connection's thread gives up the interpreter lock, and on a busy loop waits up to 5 ms
 to get it back. So rows go in by the hundred: 256 upserts beside a spinning thread took 576 ms with `executemany` and
 16 ms as one statement. What is written is fixed on the loop's thread, before turns change their messages further.
+
+Parameters are of types that CPython's sqlite3 binds as they are. Bytes and None it first offers to be adapted, for about
+a microsecond each: so blobs are handed over as bytearrays, and NULL as a number that no column holds.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from understudy.mailbox.rows import (
     record_row,
     result_row,
     snapshot_row,
+    trace_row,
     without_key,
 )
 
@@ -36,6 +40,8 @@ from understudy.mailbox.rows import (
 ROWS_MAX = 512
 # Numbers are reserved on disk in blocks, so that a commit need not write the counter's page as well.
 NUMBER_BLOCK = 10_000
+
+_NULL = -1  # stands for NULL in what is inserted
 
 _encode_numbers = msgspec.json.Encoder().encode
 
@@ -79,6 +85,20 @@ _PROGRESS = (
 )
 _DEAD = (*MESSAGE_COLUMNS, "failure", "at")
 
+# What may be NULL; where it is a number, it is never a negative one.
+_NULLABLE = {
+    "key",
+    "caller",
+    "caller_key",
+    "due_at",
+    "not_before",
+    "history",
+    "amended",
+    "after",
+    "child",
+    "expires_at",
+}
+
 _actor = _Table("actor", ("no", "kind", "id", "status", "reason"))
 _snapshot = _upsert("snapshot", ("actor", "version", "seq", "body", "checksum"), ("version", "seq", "body", "checksum"))
 _message = _upsert("message", MESSAGE_COLUMNS, _PROGRESS)
@@ -101,6 +121,7 @@ _turns = _Table(
     " failed = failed + excluded.failed",
 )
 
+_STARTED = "UPDATE message SET started = ? WHERE no IN (SELECT value FROM json_each(?))"
 _WAKE = (
     "UPDATE actor SET status = 'active', reason = '' WHERE status = 'waiting'"
     " AND no IN (SELECT value FROM json_each(?))"
@@ -140,6 +161,12 @@ def plan(batch: Batch) -> Plan:
         statements.append((_WAKE, (numbers(batch.woken),)))
     if batch.envelopes or batch.progress:
         insert(_message, [message_row(each) for each in chain(batch.envelopes.values(), batch.progress.values())])
+    if batch.started:
+        rows += len(batch.started)
+        by_value: dict[int, list[int]] = {}
+        for no, each in batch.started.items():
+            by_value.setdefault(each.started, []).append(no)
+        statements.extend((_STARTED, (value, numbers(those))) for value, those in by_value.items())
     if batch.snapshots:
         insert(_snapshot, [snapshot_row(actor, each) for actor, each in batch.snapshots.items()])
     if batch.events:
@@ -151,7 +178,7 @@ def plan(batch: Batch) -> Plan:
     if batch.dead:
         insert(_dead, [dead_letter_row(each) for each in batch.dead.values()])
     if batch.traces:
-        insert(_trace, batch.traces)
+        insert(_trace, [trace_row(each) for each in batch.traces])
     if batch.records:
         insert(_record, [record_row(each) for each in batch.records.values() if each is not None])
         rows += len(batch.records)
@@ -244,10 +271,13 @@ def _inserts(table: _Table, rows: Sequence[Row]) -> Iterable[tuple[str, Sequence
     width = len(table.columns)
     for start in range(0, len(rows), ROWS_MAX):
         part = rows[start : start + ROWS_MAX]
-        # Rows are padded with NULLs to a power of two, so that a dozen statement texts serve every count.
+        # Rows are padded to a power of two, so that a dozen statement texts serve every count.
         size = 1 << (len(part) - 1).bit_length()
-        values = list(chain.from_iterable(part))
-        values.extend([None] * (width * (size - len(part))))
+        values = [
+            bytearray(each) if type(each) is bytes else _NULL if each is None else each
+            for each in chain.from_iterable(part)
+        ]
+        values.extend([_NULL] * (width * (size - len(part))))
         yield _insert_sql(table, size), values
 
 
@@ -255,7 +285,11 @@ def _inserts(table: _Table, rows: Sequence[Row]) -> Iterable[tuple[str, Sequence
 def _insert_sql(table: _Table, size: int) -> str:
     row = f"({', '.join('?' * len(table.columns))})"
     rows = ", ".join([row] * size)
+    values = ", ".join(
+        f"nullif(column{number}, {_NULL})" if column in _NULLABLE else f"column{number}"
+        for number, column in enumerate(table.columns, 1)
+    )
     return (
         f"INSERT INTO {table.name} ({', '.join(table.columns)})"  # noqa: S608 - our own names
-        f" SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL{table.conflict}"
+        f" SELECT {values} FROM (VALUES {rows}) WHERE column1 IS NOT {_NULL}{table.conflict}"
     )

@@ -273,7 +273,7 @@ def _told(batch: Batch) -> str:
         for name, rows in (
             ("accepted", batch.envelopes), ("ended", batch.finished), ("states", batch.snapshots),
             ("events", batch.events), ("outcomes", batch.journal), ("results", batch.results),
-            ("dead letters", batch.dead), ("progress notes", batch.progress), ("trace events", batch.traces),
+            ("dead letters", batch.dead), ("progress notes", batch.progress | batch.started), ("trace rows", batch.traces),
         )
         if rows
     ]  # fmt: skip

@@ -299,7 +299,7 @@ async def test_trace_goes_when_it_is_old(path: Path) -> None:
         for i in range(20):
             await system.actor(Pad, "p").write(str(i))
         await asyncio.sleep(900)
-        assert rows(path, "trace") >= 40
+        assert rows(path, "trace") >= 20
         await asyncio.sleep(300)
 
         assert rows(path, "trace") == 0

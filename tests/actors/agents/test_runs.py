@@ -15,12 +15,14 @@ from understudy import (
     HandlerFailed,
     InvalidDefinition,
     MalformedOutput,
+    NoTurn,
     Rate,
     RequestRejected,
     System,
     current_turn,
     handler,
     query,
+    step,
     tool,
 )
 from understudy.endpoint.model import Usage
@@ -462,6 +464,28 @@ async def test_endless_tool_use_stops_at_max_steps(tmp_path: Path, fake_endpoint
             await system.actor(Short, "s").run("Go")
 
     assert len(fake.paid) == 3
+
+
+@step
+async def look_up(name: str) -> str:
+    return name
+
+
+async def test_prompt_cannot_do_what_only_a_handler_may(tmp_path: Path) -> None:
+    class Curious(Agent[str]):
+        model = "claude-sonnet-5-5"
+
+        async def prompt(self) -> str:
+            return await look_up("name")
+
+    async with (
+        FakeAnthropic() as fake,
+        System(tmp_path / "a.db", [Curious], endpoints=[fake.endpoint()]) as system,
+    ):
+        with pytest.raises(NoTurn, match=r"step look_up inside model \S+: only the handler itself may do that"):
+            await system.actor(Curious, "c").run("Hi")
+
+    assert fake.calls == 0
 
 
 async def test_error_in_prompt_is_a_programming_error_and_costs_nothing(tmp_path: Path) -> None:

@@ -133,6 +133,10 @@ def too_long(_arguments: dict[str, Any], _failure: Exception) -> Any:
     return {"what": "x" * 5_000}
 
 
+async def acts_itself(_arguments: dict[str, Any], _failure: Exception) -> Any:
+    return {"what": await plain("more")}
+
+
 def broken(_arguments: dict[str, Any], _failure: Exception) -> Any:
     raise KeyError("amending")
 
@@ -573,6 +577,7 @@ async def test_tool_has_a_ladder_of_its_own_that_its_trace_shows(open_system: Op
         (other_types, "Expected `str`, got `int`"),
         (not_data, "cannot be stored"),
         (too_long, "more than Limits.payload_bytes=1000"),
+        (acts_itself, "NoTurn: step plain inside step work: only the handler itself may do that"),
         (broken, "KeyError: 'amending'"),
     ],
     ids=lambda each: getattr(each, "__name__", ""),

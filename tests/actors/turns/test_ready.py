@@ -37,6 +37,10 @@ class Counter(Actor[Total], kind="counter"):
         return self.state.count
 
     @handler
+    async def note(self, number: int) -> None:
+        world().did.append(number)
+
+    @handler
     async def exit(self) -> None:
         raise SystemExit
 
@@ -110,6 +114,16 @@ async def test_messages_of_one_actor_are_handled_in_few_commits_and_never_touch_
         assert await counter.add(0) == MESSAGES
         assert len(batches) <= 3
         assert sum(len(batch.finished) for batch in batches) == 0
+
+
+async def test_turns_begin_in_the_order_in_which_they_became_ready(open_system: Open, outside: World) -> None:
+    async with open_system(Counter) as system:
+        counters = [system.actor(Counter, str(number)) for number in range(100)]
+        await asyncio.gather(*(counter.add(0) for counter in counters))
+
+        await asyncio.gather(*(counter.note(number) for number, counter in enumerate(counters)))
+
+    assert outside.did == list(range(100))
 
 
 async def test_other_tasks_run_between_the_turns_of_a_long_mailbox(open_system: Open) -> None:

@@ -457,6 +457,15 @@ async def test_events_of_one_turn_share_a_row_until_another_one_is_told_between_
     assert [each.body for each in await writer.store.traces("a", 0, 9)] == [one, two, other, three]
 
 
+async def test_no_number_is_taken_for_a_missing_one(writer: Writer) -> None:
+    sent = message(1, due_at=-1.0, not_before=-1.0, key="-1", caller=-1, caller_key=b"-1", history=b"", amended=b"-1")
+    await writer.accept(sent)
+
+    (found,) = await writer.store.messages([1])
+
+    assert facts(found) == facts(sent)
+
+
 async def test_started_is_stored_without_the_rest_of_the_message(writer: Writer) -> None:
     envelopes = [message(no, 1) for no in (1, 2, 3, 4)]
     await writer.accept(*envelopes)

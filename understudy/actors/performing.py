@@ -210,7 +210,9 @@ async def _begin(
     turn.mark_started()
     mark_begun(turn, spec, slot)
     try:
-        await turn.activation.system.committer.wait_durable()
+        durable = turn.activation.system.committer.durable_soon()
+        if durable is not None:
+            await durable
     except asyncio.CancelledError:
         clear_mark(turn, spec, slot)
         raise

@@ -5,7 +5,7 @@ to get it back. So rows go in by the hundred: 256 upserts beside a spinning thre
 16 ms as one statement. What is written is fixed on the loop's thread, before turns change their messages further.
 
 Parameters are of types that CPython's sqlite3 binds as they are. Bytes and None it first offers to be adapted, for about
-a microsecond each: so blobs are handed over as bytearrays, and NULL as a number that no column holds.
+a microsecond each: so blobs are handed over as bytearrays, and NULL as a number that nobody stores.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ROWS_MAX = 512
 # Numbers are reserved on disk in blocks, so that a commit need not write the counter's page as well.
 NUMBER_BLOCK = 10_000
 
-_NULL = -1  # stands for NULL in what is inserted
+_NULL = -1e300  # stands for NULL in what is inserted
 
 _encode_numbers = msgspec.json.Encoder().encode
 
@@ -85,7 +85,6 @@ _PROGRESS = (
 )
 _DEAD = (*MESSAGE_COLUMNS, "failure", "at")
 
-# What may be NULL; where it is a number, it is never a negative one.
 _NULLABLE = {
     "key",
     "caller",

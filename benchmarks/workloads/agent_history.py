@@ -19,7 +19,7 @@ WRITTEN, WORKED = "written per run", "CPU per run"
 
 _ITEMS_PER_RUN = 2  # the prompt and the answer
 _RUNS_WRITTEN = 5
-_RUNS_WORKED = 100
+_RUNS_WORKED = 300
 # Nothing is copied out of the log while it is measured, so that its size is all that was written.
 _NO_CHECKPOINT_PAGES = 1 << 30
 _PROMPT = "A prompt of some two hundred bytes, about as long as what people type into a chat: " * 3

@@ -73,7 +73,6 @@ class Agent(Actor[State, Never], Generic[Output, State]):
     hooks: ClassVar[frozenset[str]] = Actor.hooks | {"prompt"}
     log_entry: ClassVar[Any] = ChatMessage
     log_list: ClassVar[type[list[Any]]] = Messages
-    _run: Run | None = None  # the newest run of this object
     # The model's failures used up their own ladder inside the run: the message is not run again for them.
     policy: ClassVar[Policy] = Policy(on(ModelFailure, dead_letter()))
     call_policy: ClassVar[Policy] = Policy(
@@ -107,8 +106,7 @@ class Agent(Actor[State, Never], Generic[Output, State]):
             InvalidArguments: Another run of the same turn has not ended: a conversation is one thing after another.
         """
         output = type_arguments(type(self), Agent)[0]
-        run = self._run = Run(self, output, self._log or (), self._run)
-        return typing.cast(Output, await run.result(prompt))
+        return typing.cast(Output, await Run(self, output, self._log or ()).result(prompt))
 
     @classmethod
     def log_append(cls, log: list[Any], entry: Any) -> None:

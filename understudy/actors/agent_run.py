@@ -35,27 +35,24 @@ _PAUSED = frozenset({"pause_turn", "compaction"})  # what there is goes back as 
 
 
 class Run:
-    """One run of an agent, whose output is of type *output*; *before* is the run before it, perhaps of another turn.
+    """One run of an agent, whose output is of type *output*.
 
     Raises:
         InvalidArguments: The run before it, of the same turn, has not ended.
     """
 
-    def __init__(self, agent: Agent[Any, Any], output: Any, history: Iterable[ChatMessage], before: Run | None) -> None:
+    def __init__(self, agent: Agent[Any, Any], output: Any, history: Iterable[ChatMessage]) -> None:
         cls = type(agent)
         turn = agent.turn
         name = turn.activation.name
         turn.check(f"{name}.run")
-        if before is not None and before.turn is not turn:
-            before = None
-        if before is not None and before.running:
+        if turn.run_open:
             raise InvalidArguments(
                 f"{name} runs already in this turn, and its conversation is one thing after another. Await one run "
                 "before the next, or ask other agents: self.actor(...).run(...)."
             )
         self.turn: Turn = turn
-        self.running: bool = True
-        self._no: int = before._no + 1 if before is not None else 0  # within the turn
+        self._no: int = turn.runs  # within the turn
         self._output = output
         self._steps_max = cls.max_steps
         self._conversation = Conversation(turn, history)
@@ -65,6 +62,8 @@ class Run:
         self._spending = Spending(turn, self._no, budget if isinstance(budget, Budget) else None)
         self._models = ModelCalls(requests, self._no, cls.call_policy, self._spending)
         self._tools = ToolCalls(agent, requests, toolbox, self._models, cls.call_policy, self._spending)
+        turn.runs += 1
+        turn.run_open = True
 
     async def result(self, prompt: str | list[Content]) -> Any:
         """Answer *prompt*; whatever happens, the conversation holds a result for every tool call."""
@@ -74,8 +73,8 @@ class Run:
                 return await self._loop()
         finally:
             self._conversation.close()
-            self._models.stream.close()
-            self.running = False
+            self._models.close()
+            self.turn.run_open = False
 
     async def _begin(self, prompt: str | list[Content]) -> None:
         message = ChatMessage("user", [Text(prompt)] if isinstance(prompt, str) else [each.block for each in prompt])

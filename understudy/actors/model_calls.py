@@ -90,6 +90,11 @@ class ModelCalls:
         self.stream.answered(number, answer)
         return answer
 
+    def close(self) -> None:
+        """Let go of the newest call, which knows this object: what a run held goes with it, not when a collector comes."""
+        self._newest = None
+        self.stream.close()
+
     async def mend(self, number: int, answer: ModelAnswer, error: MalformedOutput | ContextOverflow) -> None:
         """Decide about an answer that cannot be used; call *number* is its next attempt, on the same ladder.
 

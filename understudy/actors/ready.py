@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.actors import running
 from understudy.actors.apart import Apart
+from understudy.actors.turn import scope
 
 if TYPE_CHECKING:
     from understudy.actors.activation import Activation
@@ -78,7 +79,11 @@ class ReadyTurns:
 
     async def _run(self, activation: Activation, envelope: Envelope, handler: BoundHandler) -> None:
         self._beginning.discard(envelope.no)
-        await running.run(activation, envelope, handler, asyncio.current_task())
+        try:
+            await running.run(activation, envelope, handler, asyncio.current_task())
+        finally:
+            # The turn knows its task, and the task this context: nothing of a turn is to stay until a collector comes by.
+            scope.set(None)
 
     async def _take(self) -> None:
         """Run turns one after the other, up to the first that waits."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from understudy.actors.actor import Actor
 from understudy.actors.agent import Agent
@@ -32,7 +33,7 @@ class Registry:
         self.resources = tuple(resources)
         self.types: dict[str, ActorType] = {}
         self.codec = Codec(self.revive)
-        self.decoders: dict[Any, Callable[[bytes], Any]] = {}
+        self._made: dict[Any, Any] = {}
         for each in reached(children):
             self.take(each)
 
@@ -88,13 +89,17 @@ class Registry:
 
     def decoder(self, of: Any) -> Callable[[bytes], Any]:
         """Return the decoder for a type, made once."""
+        return self.once(of, functools.partial(self.codec.decoder, of))
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what *make* makes, made once for *key*; each time for one that cannot be hashed."""
         try:
-            found = self.decoders.get(of)
+            found = self._made.get(key)
         except TypeError:
-            return self.codec.decoder(of)
+            return make()
         if found is None:
-            found = self.decoders[of] = self.codec.decoder(of)
-        return found
+            found = self._made[key] = make()
+        return cast(T, found)
 
     def revive(self, cls: Any, data: Any) -> Any:
         """Return the ref or job that *data* stands for, or NotImplemented for any other type."""

@@ -78,16 +78,14 @@ class Requests:
 
     @functools.cached_property
     def _tools(self) -> list[ToolSpec]:
-        return self._toolbox.specs(self.registry)  # Schemas take their time to make, and stay the same.
+        return self._toolbox.specs(self.registry)
 
     @functools.cached_property
     def _form(self) -> tuple[dict[str, Any] | None, str]:
         """The output schema, or what the instructions say of it when no service can enforce it."""
         if self._output is str:
             return None, ""
-        schema = schema_of(self._output)
-        enforced = enforceable(schema)
-        return (enforced, "") if enforced is not None else (None, described(schema))
+        return self.registry.once(("form", self._output), functools.partial(_form_of, self._output))
 
     def offers(self, tool: str) -> bool:
         """Whether the model may call that tool: whether the agent has it, and no amendment has taken it away."""
@@ -113,6 +111,12 @@ class Requests:
             for message in messages:
                 self.conversation.append(message)
         self._after_results = []
+
+
+def _form_of(output: Any) -> tuple[dict[str, Any] | None, str]:
+    schema = schema_of(output)
+    enforced = enforceable(schema)
+    return (enforced, "") if enforced is not None else (None, described(schema))
 
 
 class NextRequest:

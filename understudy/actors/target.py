@@ -80,7 +80,10 @@ class ActorTarget:
             return handler.reply(await system.jobs.outcome(no))
         waiter = system.loop.create_future()
         activation.send(handler, options, body, arguments, waiter=waiter)
-        return await waiter
+        try:
+            return await waiter
+        finally:
+            del waiter  # An error that it holds knows this frame by its traceback.
 
     async def tell(self, name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Send; return when the message is stored."""

@@ -5,6 +5,7 @@ A tool is a `@tool` function, or a handler or query: the agent's own, or that of
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from understudy.actors.handler import Handler, Query
@@ -52,7 +53,10 @@ class Toolbox:
 
     def specs(self, registry: Registry) -> list[ToolSpec]:
         """Return what the model reads of each tool."""
-        return [_spec(name, each, registry) for name, each in self.by_name.items()]
+        return [
+            registry.once((ToolSpec, name, each), functools.partial(_spec, name, each, registry))
+            for name, each in self.by_name.items()
+        ]
 
 
 def _spec(name: str, each: ToolLike, registry: Registry) -> ToolSpec:

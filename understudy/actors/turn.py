@@ -89,6 +89,8 @@ class Turn:
         "places",
         "records",
         "rest",
+        "run_open",
+        "runs",
         "sends",
         "stopped",
         "task",
@@ -117,6 +119,8 @@ class Turn:
         self.busy = 0  # steps that run, and what else must not be broken off to let it rest
         self.rest: Rest | None = None  # what it waits for outside, directly or through others
         self.limit: asyncio.Timeout | None = None  # of its handler
+        self.runs = 0  # of an agent, that it has begun
+        self.run_open = False  # the newest of them has not ended
         self.began_s = 0.0
         self.exits: str | None = None  # the actor ends with this reason once the turn has committed
         self.stopped: str | None = None  # why the system stops it: "cancelled", "deadline", "shutdown", "parked"

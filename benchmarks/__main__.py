@@ -99,7 +99,10 @@ def _check_writable(path: Path) -> None:
     """Find out now, not after minutes of measuring."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
         path.open("ab").close()
+        if is_new:
+            path.unlink()
     except OSError as error:
         raise click.BadParameter(
             f"{path} cannot be written ({error.strerror}); name a file in a directory of yours.", param_hint="--json"

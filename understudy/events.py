@@ -2,7 +2,8 @@
 
 Every event names its span; `parent` is the span that caused it and `correlation` the root of the tree. A turn's span is
 its message's number ("17"); steps and model calls in it are "17/charge#1". An event is stored in the same transaction
-as what it tells. Stored events evolve by added fields with defaults only.
+as what it tells. Stored events evolve by added fields with defaults only, and a default never changes: encoded events
+leave out what is at its default.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class TraceEvent(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defau
     life: int = 0
 
 
-class TurnStarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class TurnStarted(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A turn began; a second one for the same span is a redelivery."""
 
     kind: str
@@ -35,14 +36,14 @@ class TurnStarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults
     role: str = "actor"  # "actor", "agent" or "tool": how it is drawn
 
 
-class TurnFinished(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class TurnFinished(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A turn committed."""
 
     duration_s: float
     answered: str | None = None  # type of the declared error that it answered with
 
 
-class TurnFailed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class TurnFailed(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A turn's attempt failed; `decision` and `reason` say what becomes of the message."""
 
     kind: str
@@ -57,19 +58,19 @@ class TurnFailed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=
     duration_s: float = 0.0
 
 
-class TurnEndedBySystem(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class TurnEndedBySystem(TraceEvent, frozen=True, tag=True, kw_only=True):
     """The system ended a turn (shutdown, cancellation, suspension); it is no attempt and no crash."""
 
     reason: str
 
 
-class TurnDiverged(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class TurnDiverged(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A redelivered turn asked for a step that it had not made before, while earlier outcomes are left over."""
 
     step: str
 
 
-class StepStarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class StepStarted(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A step's body began."""
 
     step: str
@@ -77,7 +78,7 @@ class StepStarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults
     attempt: int = 1
 
 
-class StepFinished(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class StepFinished(TraceEvent, frozen=True, tag=True, kw_only=True):
     """An attempt of a step ended. `error` is set when it failed; with no `decision` its outcome is journaled.
 
     `decision` says what follows: another attempt after `delay_s` ("retry", "amend"), or the end of this attempt of the
@@ -95,14 +96,14 @@ class StepFinished(TraceEvent, frozen=True, tag=True, kw_only=True, omit_default
     reason: str = ""
 
 
-class StepReplayed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class StepReplayed(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A step's outcome came from the journal; its body did not run."""
 
     step: str
     role: str = "step"
 
 
-class ModelCalled(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class ModelCalled(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A model call ended. Token counts are the raw numbers; `usd_micros` is None when the price is unknown.
 
     After a failure `decision` says what follows after `delay_s`, and `reason` why: see `StepFinished`.
@@ -125,7 +126,7 @@ class ModelCalled(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults
     reason: str = ""
 
 
-class BreakerChanged(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class BreakerChanged(TraceEvent, frozen=True, tag=True, kw_only=True):
     """The circuit breaker before a model changed its state; `until` is the wall time of the next probe."""
 
     model: str
@@ -134,7 +135,7 @@ class BreakerChanged(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defau
     until: float | None = None
 
 
-class BudgetWarned(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class BudgetWarned(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A budget is nearly spent; the model is told so from now on."""
 
     budget: str
@@ -143,13 +144,13 @@ class BudgetWarned(TraceEvent, frozen=True, tag=True, kw_only=True, omit_default
     value_max: float
 
 
-class BudgetRaised(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class BudgetRaised(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A person changed a budget's limits; what it held goes on."""
 
     budget: str
 
 
-class WaitBegan(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class WaitBegan(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A turn waits for the outside: for a value, or for the approval of a tool call."""
 
     wait: str  # its id
@@ -158,7 +159,7 @@ class WaitBegan(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=T
     arguments: str = ""  # of the tool call, for people: one line, and not more of it than they read
 
 
-class WaitEnded(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class WaitEnded(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A wait has ended: `outcome` is "delivered", "approved", "rejected" or "timed out"."""
 
     wait: str
@@ -167,14 +168,14 @@ class WaitEnded(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=T
     reason: str = ""
 
 
-class Amended(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class Amended(TraceEvent, frozen=True, tag=True, kw_only=True):
     """The next attempt has a changed input."""
 
     amendment: str
     reason: str
 
 
-class MessageDeadLettered(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class MessageDeadLettered(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A message was given up and kept as a dead letter."""
 
     kind: str
@@ -187,7 +188,7 @@ class MessageDeadLettered(TraceEvent, frozen=True, tag=True, kw_only=True, omit_
     reason: str
 
 
-class MessageCancelled(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class MessageCancelled(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A message was cancelled before its turn committed."""
 
     kind: str
@@ -195,7 +196,7 @@ class MessageCancelled(TraceEvent, frozen=True, tag=True, kw_only=True, omit_def
     handler: str
 
 
-class MessageExpired(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class MessageExpired(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A message's deadline passed before its turn committed."""
 
     kind: str
@@ -203,7 +204,7 @@ class MessageExpired(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defau
     handler: str
 
 
-class MessageCrashed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class MessageCrashed(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A message was found started when the store was opened: the process died while its turn ran."""
 
     kind: str
@@ -212,15 +213,15 @@ class MessageCrashed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defau
     crashes: int
 
 
-class DeadLetterRedelivered(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class DeadLetterRedelivered(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A person put a dead letter back into its actor's mailbox."""
 
 
-class DeadLetterDiscarded(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class DeadLetterDiscarded(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A person deleted a dead letter."""
 
 
-class ActorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class ActorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True):
     """An actor got a new object from the state of its last finished turn."""
 
     kind: str
@@ -228,7 +229,7 @@ class ActorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defau
     reason: str
 
 
-class ActorStopped(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class ActorStopped(TraceEvent, frozen=True, tag=True, kw_only=True):
     """An actor has ended: by itself, by its policy, or by a person."""
 
     kind: str
@@ -236,7 +237,7 @@ class ActorStopped(TraceEvent, frozen=True, tag=True, kw_only=True, omit_default
     reason: str
 
 
-class ActorAbandoned(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class ActorAbandoned(TraceEvent, frozen=True, tag=True, kw_only=True):
     """An actor's turn did not end within its shutdown time: it was left behind, and nothing it does counts any more."""
 
     kind: str
@@ -244,7 +245,7 @@ class ActorAbandoned(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defau
     shutdown_s: float
 
 
-class ChildStartFailed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class ChildStartFailed(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A supervisor could not start a child."""
 
     supervisor: str
@@ -253,21 +254,21 @@ class ChildStartFailed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_def
     message: str
 
 
-class SupervisorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class SupervisorRestarted(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A supervisor was started again, with its static children."""
 
     supervisor: str
     reason: str
 
 
-class SupervisorStopped(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class SupervisorStopped(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A supervisor has stopped its children and ended."""
 
     supervisor: str
     reason: str
 
 
-class Escalated(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class Escalated(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A failure was handed to the supervisor above: too many restarts, or a policy that says so."""
 
     supervisor: str
@@ -275,7 +276,7 @@ class Escalated(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=T
     reason: str
 
 
-class ActorSuspended(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class ActorSuspended(TraceEvent, frozen=True, tag=True, kw_only=True):
     """An actor is held; its mail is kept."""
 
     kind: str
@@ -283,28 +284,28 @@ class ActorSuspended(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defau
     reason: str
 
 
-class ActorResumed(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class ActorResumed(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A held actor goes on."""
 
     kind: str
     actor: str
 
 
-class ActorErased(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class ActorErased(TraceEvent, frozen=True, tag=True, kw_only=True):
     """Every row of an actor was deleted."""
 
     kind: str
     actor_no: int
 
 
-class SystemStarted(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class SystemStarted(TraceEvent, frozen=True, tag=True, kw_only=True):
     """A process opened the store."""
 
     pid: int
     clean: bool
 
 
-class SystemStopped(TraceEvent, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class SystemStopped(TraceEvent, frozen=True, tag=True, kw_only=True):
     """The owner closed the store in good order."""
 
     interrupted: int

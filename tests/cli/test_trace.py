@@ -4,6 +4,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from typing import get_args
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 
 from tests.trace.tape import Tape, crash, order, report
 from understudy.cli import main
-from understudy.events import BreakerChanged
+from understudy.events import BreakerChanged, Event
 from understudy.mailbox.commit import Batch
 from understudy.mailbox.migrations import MIGRATIONS
 from understudy.mailbox.sqlite import SQLiteStore
@@ -122,6 +123,11 @@ async def test_json_prints_the_stored_events_one_per_line(file):
     told = [json.loads(line) for line in result.output.splitlines()]
     assert len(told) == len(report())
     assert (told[0]["type"], told[0]["span"], told[0]["correlation"]) == ("TurnStarted", "17", "job-17")
+    for event in told:  # Those at their defaults are left out in the store, and not here.
+        fields = next(each for each in get_args(Event) if each.__name__ == event["type"]).__struct_fields__
+        assert event.keys() == {"type", "no", "place", *fields}
+    places = [(event["no"], event["place"]) for event in told]
+    assert sorted(set(places)) == places
     assert len(run(file, "--json").output.splitlines()) == len(report()) + len(crash()) + len(order())
 
 

@@ -190,6 +190,28 @@ async def test_no_byte_of_an_erased_actor_is_left(opened: Any, path: Path, store
     assert [each.body.count(b"bystander") for each in await store.traces(None, 0, 99)] == [1] * 18
 
 
+@pytest.mark.parametrize(("intact", "damaged"), [(b"\xa6damage", b"\xc1damage"), (b"damage", b"\xffamage")])
+async def test_damaged_row_of_the_trace_hides_nothing_from_erasure(
+    opened: Any, path: Path, intact: bytes, damaged: bytes
+) -> None:
+    store = await opened()
+    batch = Batch(1)
+    batch.actors = {1: ("user", "one"), 2: ("user", "bystander")}
+    tell(batch, 7, TurnStarted, "7", kind="user", actor="one", handler="h")
+    tell(batch, None, TurnStarted, "8", kind="user", actor="bystander", handler="h")
+    tell(batch, 7, StepStarted, "7/damage", step="damage")
+    tell(batch, 7, StepStarted, "7/x", step=SECRET.decode())
+    assert [len(row.events) for row in batch.traces] == [1, 1, 2]
+    batch.traces[2].events[0] = batch.traces[2].events[0].replace(intact, damaged)
+    await store.commit(batch)
+    assert SECRET in path.read_bytes() + Path(f"{path}-wal").read_bytes()
+
+    await store.erase(1)
+
+    assert SECRET not in path.read_bytes() + Path(f"{path}-wal").read_bytes()
+    assert len(await store.traces(None, 0, 99)) == 1
+
+
 async def test_full_disk_during_maintenance_does_not_end_the_store(faulty: FaultyStore) -> None:
     batch = Batch(1)
     batch.actors[1] = ("user", "x")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -442,19 +443,28 @@ async def test_turns_are_added_up(writer: Writer) -> None:
     assert await writer.store.turns() == [("k", "g", 1, 0), ("k", "h", 5, 1)]
 
 
-async def test_events_of_one_turn_share_a_row_until_another_one_is_told_between_them(writer: Writer) -> None:
+async def test_events_of_one_turn_share_a_row_when_they_are_told_one_after_the_other(writer: Writer) -> None:
     one, two, three, other, outside = (msgspec.msgpack.encode({"type": name}) for name in ("1", "2", "3", "o", "x"))
 
     await writer.write(
-        traces=[(1.0, "a", one, 7), (2.0, "b", outside), (3.0, "a", two, 7), (4.0, "a", other, 8), (5.0, "a", three, 7)]
+        traces=[(1.0, "a", one, 7), (1.5, "a", two, 7), (1.5, "a", other, 8), (1.5, "b", outside), (1.6, "a", three, 7)]
     )
-    await writer.write(traces=[(6.0, "b", outside), (7.0, "b", outside)])
+    await writer.write(traces=[(1.7, "b", outside), (1.7, "b", outside)])
 
     stored = await writer.store.traces(None, 0, 9)
-    assert [(each.no, each.body) for each in stored] == [
-        (1, one), (1, two), (2, outside), (3, other), (4, three), (5, outside), (6, outside),
+    assert [(each.no, each.place, each.body) for each in stored] == [
+        (1, 0, one), (1, 1, two), (2, 0, other), (3, 0, outside), (4, 0, three), (5, 0, outside), (6, 0, outside),
     ]  # fmt: skip
     assert [each.body for each in await writer.store.traces("a", 0, 9)] == [one, two, other, three]
+
+
+async def test_event_outlives_those_that_its_turn_told_long_before(writer: Writer) -> None:
+    first, second, last = (msgspec.msgpack.encode({"type": name}) for name in ("1", "2", "3"))
+    await writer.write(traces=[(1.0, "a", first, 7), (1.5, "a", second, 7), (9.0, "a", last, 7)])
+
+    await writer.store.tidy(15.0, 10.0, 10**9)
+
+    assert [each.body for each in await writer.store.traces(None, 0, 9)] == [last]
 
 
 async def test_no_number_is_taken_for_a_missing_one(writer: Writer) -> None:
@@ -464,6 +474,11 @@ async def test_no_number_is_taken_for_a_missing_one(writer: Writer) -> None:
     (found,) = await writer.store.messages([1])
 
     assert facts(found) == facts(sent)
+
+
+async def test_nothing_is_stored_where_something_is_required(writer: Writer) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="NOT NULL"):
+        await writer.write(records={("k", "1"): Record("k", "1", b"", owner=cast(Any, None))})
 
 
 async def test_started_is_stored_without_the_rest_of_the_message(writer: Writer) -> None:

@@ -210,6 +210,7 @@ async def _begin(
     turn.mark_started()
     mark_begun(turn, spec, slot)
     try:
+        # Not `wait_durable`: every step waits here, and each coroutine on its way costs.
         durable = turn.activation.system.committer.durable_soon()
         if durable is not None:
             await durable

@@ -33,7 +33,7 @@ class Recorder:
         return envelope.head.correlation or self._system.job_id(envelope.no)
 
     def emit(self, event: TraceEvent, turn: int | None = None) -> None:
-        """Put an event, of the *turn* of the message with that number, into the next commit."""
+        """Put an event into the next commit; *turn* is the number of its turn's message, if it is one's."""
         self._system.committer.touch().tell(event.at, event.correlation, encode(event), turn)
 
     def emit_for(self, envelope: Envelope, event: type[TraceEvent], **facts: Any) -> None:

@@ -453,9 +453,10 @@ class System:
             for activation in paused:
                 activation.pump()
         if batch.traces and self.recorder.listeners:
-            for event in (event for told in batch.traces for event in told.events):
-                for listener in self.recorder.listeners:
-                    listener.hear(event)
+            for told in batch.traces:
+                for event in told.events:
+                    for listener in self.recorder.listeners:
+                        listener.hear(event)
 
     def hand_back(self, batch: Batch, envelope: Envelope, outcome: Outcome) -> None:
         """Give a reply to the turn that asked: into its journal, and at once when it is in memory."""

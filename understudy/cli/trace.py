@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 import msgspec
@@ -18,6 +19,7 @@ from understudy.cli.breakers import Breakers
 from understudy.cli.columns import TreeRow, draw
 from understudy.cli.terminal import console, either, near, store_at
 from understudy.errors import StoreRefused
+from understudy.events import Event
 from understudy.mailbox import reading
 from understudy.mailbox.store import TraceRow
 from understudy.mailbox.visitor import is_owned, visit
@@ -95,10 +97,19 @@ def _print_events(connection: sqlite3.Connection, id: str | None) -> None:
         try:
             # As it is stored, so that events of a later version are printed as well.
             event: dict[str, Any] = msgspec.msgpack.decode(row.body, type=dict[str, Any])
-        except msgspec.MsgspecError as error:
+            event = {**event, **{name: value for name, value in _defaults(event["type"]).items() if name not in event}}
+        except (msgspec.MsgspecError, KeyError) as error:
             click.echo(f"event {row.no} does not decode ({error}); left out.", err=True)
             continue
-        click.echo(msgspec.json.encode({"no": row.no, **event}))
+        click.echo(msgspec.json.encode({"no": row.no, "place": row.place, **event}))
+
+
+@functools.cache
+def _defaults(type: str) -> dict[str, Any]:
+    """Return what is left out of stored events of that type when it is at its default."""
+    known = next((each for each in get_args(Event) if each.__name__ == type), None)
+    fields = msgspec.structs.fields(known) if known is not None else ()
+    return {field.name: field.default for field in fields if field.default is not msgspec.NODEFAULT}
 
 
 def _print_tree(connection: sqlite3.Connection, id: str, *, is_live: bool) -> None:

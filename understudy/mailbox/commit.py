@@ -69,7 +69,10 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, gc=False):
-    """One row of the trace: an event, or several of one turn with none of another one in between."""
+    """One row of the trace: an event, or several of one turn that were told one after the other.
+
+    `at` is the time of the first.
+    """
 
     at: float
     correlation: str
@@ -79,6 +82,8 @@ class Told(msgspec.Struct, gc=False):
 
 class Batch:
     """What one transaction writes, by table, and who waits for it."""
+
+    ROW_S = 1.0  # The events of one row of the trace are no further apart: they go when the first is too old.
 
     __slots__ = (
         "actors",
@@ -92,7 +97,6 @@ class Batch:
         "journal",
         "landed",
         "last_message",
-        "newest",
         "number",
         "picture",
         "progress",
@@ -128,7 +132,6 @@ class Batch:
         self.dead: dict[int, DeadLetter] = {}
         self.discarded: list[int] = []  # dead letters that go
         self.traces: list[Told] = []
-        self.newest: dict[str, Told] = {}  # the last of each correlation
         self.turns: dict[tuple[str, str], list[int]] = {}  # (kind, handler) -> [finished, failed]
         self.records: dict[tuple[str, str], Record | None] = {}  # by (kind, id); None deletes it
         self.picture: bytes | None = None  # of the supervision tree, for who looks when no system runs
@@ -161,22 +164,22 @@ class Batch:
         """Store the message's progress fields."""
         if envelope.no not in self.envelopes:
             self.progress[envelope.no] = envelope
+            self.started.pop(envelope.no, None)
         self.work += 1
 
     def note_started(self, envelope: Envelope) -> None:
         """Store whether the message's turn has started: every turn with steps says so, and that it gets on."""
-        if envelope.no not in self.envelopes:
+        if envelope.no not in self.envelopes and envelope.no not in self.progress:
             self.started[envelope.no] = envelope
         self.work += 1
 
     def tell(self, at: float, correlation: str, event: bytes, turn: int | None = None) -> None:
         """Store an event of the trace. Those of one *turn*, a message's number, share rows: half as many for steps."""
-        newest = self.newest.get(correlation)
-        if newest is not None and turn is not None and newest.turn == turn:
+        newest = self.traces[-1] if self.traces else None
+        if newest is not None and newest.turn == turn is not None and at - newest.at < self.ROW_S:
             newest.events.append(event)
         else:
-            newest = self.newest[correlation] = Told(at, correlation, turn, [event])
-            self.traces.append(newest)
+            self.traces.append(Told(at, correlation, turn, [event]))
         self.work += 1 + (len(event) >> 10)
 
 

@@ -97,6 +97,7 @@ class _Way:
 
     def _pause(self) -> None:
         if self._in_flight:
+            # Nearly all of the time: the loop's own waking up is no work.
             if time.thread_time() - self._worked_s >= 0.9 * self.EVERY_S:
                 time.sleep(self.PAUSE_S)
                 self._worked_s = time.thread_time()

@@ -42,7 +42,11 @@ def _keep_records(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX record_expiry ON record (expires_at) WHERE expires_at IS NOT NULL")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create, _hold_amend_picture, _keep_records)
+def _share_trace_rows(_connection: sqlite3.Connection) -> None:
+    """Change nothing: a row of the trace may hold several events from here on, which earlier versions cannot read."""
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create, _hold_amend_picture, _keep_records, _share_trace_rows)
 
 
 def upgrade(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> int:

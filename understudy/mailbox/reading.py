@@ -261,7 +261,11 @@ def traces(connection: sqlite3.Connection, correlation: str | None, after: int, 
             "SELECT no, at, correlation, body FROM trace WHERE correlation = ? AND no > ? ORDER BY no LIMIT ?",
             (correlation, after, limit),
         ).fetchall()
-    return [TraceRow(no, at, told_of, event) for no, at, told_of, body in rows for event in read_trace(body)]
+    return [
+        TraceRow(no, place, at, told_of, event)
+        for no, at, told_of, body in rows
+        for place, event in enumerate(read_trace(body))
+    ]
 
 
 def correlations(connection: sqlite3.Connection, limit: int) -> list[tuple[str, float]]:

@@ -105,7 +105,7 @@ def traces_of(connection: sqlite3.Connection, actor: int) -> list[int]:
     spans: dict[str, set[str]] = {}  # by correlation
     for no, body in execute("SELECT no, body FROM trace WHERE instr(body, ?)", (name,)).fetchall():
         rows.add(no)
-        for place in _places(body):
+        for place in _places(body) or ():
             spans.setdefault(place.correlation, set()).add(place.span)
     for no, correlation in execute("SELECT no, correlation FROM result WHERE actor = ?", (actor,)).fetchall():
         spans.setdefault(correlation, set()).add(str(no))
@@ -117,16 +117,18 @@ def traces_of(connection: sqlite3.Connection, actor: int) -> list[int]:
             spans.setdefault(msgspec.msgpack.decode(head, type=Head).correlation, set()).add(str(no))
     for correlation, turns in spans.items():
         for no, body in execute("SELECT no, body FROM trace WHERE correlation = ?", (correlation,)).fetchall():
-            if any(place.span.partition("/")[0] in turns for place in _places(body)):
+            places = _places(body)
+            if places is None or any(place.span.partition("/")[0] in turns for place in places):
                 rows.add(no)
     return sorted(rows)
 
 
-def _places(body: bytes) -> list[_Place]:
+def _places(body: bytes) -> list[_Place] | None:
+    """Return where the events of a row happened; None when it is damaged, so that nobody can say."""
     try:
         return [msgspec.msgpack.decode(event, type=_Place) for event in read_trace(body)]
-    except msgspec.DecodeError:
-        return []
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def delete_traces(connection: sqlite3.Connection, rows: list[int]) -> None:

@@ -53,7 +53,8 @@ class Timer(msgspec.Struct, frozen=True, order=True):
 class TraceRow(msgspec.Struct, frozen=True):
     """One stored event."""
 
-    no: int
+    no: int  # of its row, which events of one turn may share
+    place: int  # in its row, from 0
     at: float
     correlation: str
     body: bytes
@@ -163,7 +164,7 @@ class Store(Protocol):
         ...
 
     async def traces(self, correlation: str | None, after: int, limit: int) -> list[TraceRow]:
-        """Return stored events above number *after*, in order, of one correlation or of all."""
+        """Return the stored events of *limit* rows above number *after*, in order, of one correlation or of all."""
         ...
 
     async def correlations(self, limit: int) -> list[tuple[str, float]]:

@@ -5,7 +5,8 @@ to get it back. So rows go in by the hundred: 256 upserts beside a spinning thre
 16 ms as one statement. What is written is fixed on the loop's thread, before turns change their messages further.
 
 Parameters are of types that CPython's sqlite3 binds as they are. Bytes and None it first offers to be adapted, for about
-a microsecond each: so blobs are handed over as bytearrays, and NULL as a number that nobody stores.
+a microsecond each: so blobs are handed over as bytearrays, and NULL as a number that nobody stores. It is an integer:
+decimals in a statement's text do not everywhere become the double that they were.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ROWS_MAX = 512
 # Numbers are reserved on disk in blocks, so that a commit need not write the counter's page as well.
 NUMBER_BLOCK = 10_000
 
-_NULL = -1e300  # stands for NULL in what is inserted
+_NULL = -(1 << 62)  # stands for NULL in what is inserted
 
 _encode_numbers = msgspec.json.Encoder().encode
 
@@ -84,19 +85,6 @@ _PROGRESS = (
     "checksum",
 )
 _DEAD = (*MESSAGE_COLUMNS, "failure", "at")
-
-_NULLABLE = {
-    "key",
-    "caller",
-    "caller_key",
-    "due_at",
-    "not_before",
-    "history",
-    "amended",
-    "after",
-    "child",
-    "expires_at",
-}
 
 _actor = _Table("actor", ("no", "kind", "id", "status", "reason"))
 _snapshot = _upsert("snapshot", ("actor", "version", "seq", "body", "checksum"), ("version", "seq", "body", "checksum"))
@@ -284,10 +272,7 @@ def _inserts(table: _Table, rows: Sequence[Row]) -> Iterable[tuple[str, Sequence
 def _insert_sql(table: _Table, size: int) -> str:
     row = f"({', '.join('?' * len(table.columns))})"
     rows = ", ".join([row] * size)
-    values = ", ".join(
-        f"nullif(column{number}, {_NULL})" if column in _NULLABLE else f"column{number}"
-        for number, column in enumerate(table.columns, 1)
-    )
+    values = ", ".join(f"nullif(column{number}, {_NULL})" for number in range(1, len(table.columns) + 1))
     return (
         f"INSERT INTO {table.name} ({', '.join(table.columns)})"  # noqa: S608 - our own names
         f" SELECT {values} FROM (VALUES {rows}) WHERE column1 IS NOT {_NULL}{table.conflict}"

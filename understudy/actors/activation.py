@@ -267,11 +267,7 @@ class Activation:
                 system.ready.add(self, envelope)
                 return
             inbox = self.inbox = deque()
-        if envelope.waiter is not None and (refusal := self.unavailable()) is not None:
-            # A delayed ask: when it was accepted, the actor was well.
-            system.committer.touch().work += 1
-            system.committer.release(envelope.waiter, refusal)
-            envelope.waiter = None
+        self.refuse_asker(envelope)  # Of a delayed ask: when it was accepted, the actor was well.
         if self.tail or len(inbox) >= self.system.limits.window_messages:
             self.tail = True
             self.tail_seen += 1
@@ -524,6 +520,14 @@ class Activation:
         if self.status == "suspended":
             return self.suspended()
         return self.stopped() if self.status in _REFUSING else None
+
+    def refuse_asker(self, envelope: Envelope) -> None:
+        """Tell who asked from outside, and whose message is to wait here, if the actor handles no mail for now."""
+        if envelope.waiter is not None and (refusal := self.unavailable()) is not None:
+            committer = self.system.committer
+            committer.touch().work += 1
+            committer.release(envelope.waiter, refusal)
+            envelope.waiter = None
 
     def stopped(self) -> ActorStopped:
         """Return what callers get when the actor has stopped."""

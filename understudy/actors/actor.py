@@ -49,6 +49,8 @@ class Actor(Generic[S, E]):
     _abstract: ClassVar[bool] = True
 
     def __init_subclass__(cls, *, kind: str | None = None, **kwargs: Any) -> None:
+        if (wrong := next(iter(kwargs), None)) in _settings(cls):
+            raise InvalidDefinition(f"{cls.__qualname__}: write {wrong} = {kwargs[wrong]!r} in the body of the class.")
         super().__init_subclass__(**kwargs)
         cls.kind = kind if kind is not None else cls.__name__
         cls._abstract = False

@@ -228,6 +228,7 @@ def put_first(activation: Activation, envelope: Envelope) -> None:
     if activation.inbox is None:
         activation.inbox = deque()
     activation.inbox.appendleft(envelope)
+    activation.refuse_asker(envelope)  # The actor may have been held or stopped since its turn was made ready.
 
 
 def drop_sends(turn: Turn) -> None:

@@ -88,6 +88,11 @@ def wrong_concurrency() -> None:
         concurrency = 0
 
 
+def setting_as_keyword() -> None:
+    class Account(Actor, concurrency=3):
+        pass
+
+
 def concurrency_with_state() -> None:
     class Account(Actor[Total]):
         concurrency = 2
@@ -159,6 +164,7 @@ def tool_with_wrong_name() -> None:
         (near_miss_setting, r"snapshot_evry: no such setting; did you mean 'snapshot_every'\?"),
         (near_miss_policy, r"polcy: no such setting; did you mean 'policy'\?"),
         (wrong_concurrency, r"concurrency=0; expected a whole number, 1 or more"),
+        (setting_as_keyword, r"Account: write concurrency = 3 in the body of the class"),
         (concurrency_with_state, r"concurrency=2 needs an actor without state"),
         (events_without_apply, r"records events but has no apply\(self, event\)"),
         (wrong_policy, r"policy='restart'; expected Policy"),

@@ -13,7 +13,22 @@ import pytest
 
 from tests.actors.turns.conftest import Open
 from tests.actors.turns.world import World, world
-from understudy import Actor, HandlerFailed, JobCancelled, Limits, Policy, System, dead_letter, handler, on
+from understudy import (
+    Actor,
+    ActorStopped,
+    ActorSuspended,
+    HandlerFailed,
+    JobCancelled,
+    Limits,
+    Policy,
+    System,
+    dead_letter,
+    handler,
+    on,
+    retry,
+    stop,
+    suspend,
+)
 from understudy.mailbox.commit import Batch
 from understudy.testing import VirtualTimeLoop
 
@@ -260,3 +275,55 @@ def test_turns_behind_one_that_ends_the_loop_run_when_the_loop_goes_on(tmp_path:
 
 async def _ask(call: Awaitable[T]) -> T:
     return await call
+
+
+class Refuser(Actor, kind="refuser"):
+    concurrency = 3
+    policy = Policy(
+        on(ValueError, suspend()),
+        on(LookupError, stop()),
+        on(OSError, retry(times=5)),
+    )
+
+    @handler
+    async def work(self, what: str) -> str:
+        if what == "wait":
+            await world().stop_at("waiting")
+            raise OSError("once more")
+        if what == "hold":
+            raise ValueError("not today")
+        if what == "stop":
+            raise LookupError("never again")
+        world().did.append(what)
+        return what
+
+
+@pytest.mark.parametrize(("ending", "told"), [("hold", ActorSuspended), ("stop", ActorStopped)])
+async def test_who_asks_is_told_when_the_actor_ends_between_the_message_and_its_turn(
+    open_system: Open, outside: World, ending: str, told: type[Exception]
+) -> None:
+    async with open_system(Refuser) as system:
+        refuser = system.actor(Refuser, "r")
+        _ = await refuser.work("first")
+
+        ended, ready = await asyncio.gather(refuser.work(ending), refuser.work("ready"), return_exceptions=True)
+
+        assert isinstance(ready, told), ready
+        assert isinstance(ended, Exception)
+        assert outside.did == ["first"]
+
+
+@pytest.mark.parametrize(("ending", "told"), [("hold", ActorSuspended), ("stop", ActorStopped)])
+async def test_who_asks_is_told_when_the_actor_ended_while_an_attempt_ran_that_another_is_to_follow(
+    open_system: Open, outside: World, ending: str, told: type[Exception]
+) -> None:
+    async with open_system(Refuser) as system:
+        refuser = system.actor(Refuser, "r")
+        running = asyncio.create_task(refuser.work("wait"))
+        await outside.wait("waiting")
+        with pytest.raises(Exception):  # noqa: B017 - what it says is not the question
+            await refuser.work(ending)
+        outside.open("waiting")
+
+        with pytest.raises(told):
+            await running

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +17,7 @@ import click
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from benchmarks.aims import judge
 from benchmarks.case import FULL, QUICK, Missing
@@ -29,6 +35,7 @@ from benchmarks.sample import NotMeasured
 
 RESULTS = Path(__file__).parent / "results"
 _WIDTH_IN_FILES = 130
+_RUNNING = "running-"
 
 
 @click.command()
@@ -65,16 +72,16 @@ def main(
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH_IN_FILES
-    with _progress() as bar, tempfile.TemporaryDirectory(prefix="running-", dir=RESULTS) as directory:
+    with _progress() as bar, _own_directory() as directory:
         installed, told, absent = _install(peers, bar)
-        machine = look(Path(directory))
+        machine = look(directory)
         others = Others()
         task = bar.add_task("")
 
         def note(done: int, total: int, following: str) -> None:
             bar.update(task, completed=done, total=total, description=following, refresh=True)
 
-        figures, missing = run(list(all_cases(scale, only, installed)), scale, Path(directory), note)
+        figures, missing = run(list(all_cases(scale, only, installed)), scale, directory, note)
     report = Report(
         started_at=started.isoformat(timespec="seconds"),
         took_s=time.perf_counter() - began,
@@ -84,7 +91,7 @@ def main(
         figures=figures,
         missing=[*absent, *missing],
         peers=told,
-        aims=judge(figures, machine, scale),
+        aims=[] if quick else judge(figures, machine, scale),  # they are about the large numbers
         seeds=seeds(),
     )
     show(report, console)
@@ -98,7 +105,6 @@ def main(
 def _check_writable(path: Path) -> None:
     """Find out now, not after minutes of measuring."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not path.exists()
         path.open("ab").close()
         if is_new:
@@ -109,9 +115,37 @@ def _check_writable(path: Path) -> None:
         ) from error
 
 
+@contextmanager
+def _own_directory() -> Iterator[Path]:
+    """Make a directory for the files of this run, and remove it however the run ends.
+
+    What a run that was killed has left is removed by the next one.
+    """
+    for left in RESULTS.glob(f"{_RUNNING}*"):
+        pid = left.name.removeprefix(_RUNNING).partition("-")[0]
+        if not pid.isdecimal() or not _is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{_RUNNING}{os.getpid()}-", dir=RESULTS) as directory:
+            yield Path(directory)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def _chosen(named: Sequence[str], *, with_all: bool) -> list[Peer]:
     for name in named:
-        if not any(peer.name.startswith(name) for peer in PEERS):
+        if not name or not any(peer.name.startswith(name) for peer in PEERS):
             raise click.BadParameter(
                 f"no peer's name begins with {name!r}; there are {'; '.join(peer.name for peer in PEERS)}",
                 param_hint="--peer",
@@ -121,12 +155,14 @@ def _chosen(named: Sequence[str], *, with_all: bool) -> list[Peer]:
 
 def _progress() -> Progress:
     # Drawn between measurements only: a thread that draws would take part in them.
+    # What is measured gives way where there is little room, the numbers never do.
     return Progress(
-        TextColumn("{task.description:60}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
         console=Console(stderr=True),
+        expand=True,
         auto_refresh=False,
         transient=True,
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.flushes import flushes
@@ -16,6 +16,7 @@ from benchmarks.sample import Sample, quantiles
 Call = Callable[[int], Awaitable[object]]
 BlockingCall = Callable[[int], object]
 _WARM_CALLS = 20
+_POLL_S = 0.005
 
 
 async def measure(call: Call, callers: int, seconds: float, directory: Path | None = None) -> list[Sample]:
@@ -31,41 +32,34 @@ async def measure(call: Call, callers: int, seconds: float, directory: Path | No
 
 
 def measure_blocking(call: BlockingCall, callers: int, seconds: float) -> list[Sample]:
-    """Do the same with a thread per caller, for calls that block theirs."""
+    """Do the same with a thread per caller, for calls that block theirs.
+
+    A thousand threads take long to begin, each waiting for its turn on the interpreter. So what counts is what ends in
+    a window of *seconds* that opens when every caller has had its first answers.
+    """
     now = time.perf_counter
-    times: list[list[float]] = [[] for _ in range(callers)]
-    until = 0.0
-    warm = threading.Barrier(callers + 1)
-    start = threading.Event()
+    ends: list[list[float]] = [[] for _ in range(callers)]
+    firsts = max(1, _WARM_CALLS // callers)
+    closes = float("inf")
 
     def caller(number: int) -> None:
-        try:
-            for _ in range(max(1, _WARM_CALLS // callers)):
-                call(number)
-        finally:
-            warm.wait()
-        start.wait()
-        began = now()
-        while True:
+        mine = ends[number]
+        mine.append(now())
+        while mine[-1] < closes:
             call(number)
-            ended = now()
-            times[number].append(ended - began)
-            if ended >= until:
-                return
-            began = ended
+            mine.append(now())
 
     with ThreadPoolExecutor(callers) as threads:
-        ends = [threads.submit(caller, number) for number in range(callers)]
-        warm.wait()
+        callings = [threads.submit(caller, number) for number in range(callers)]
+        while not all(len(each) > firsts for each in ends) and not any(calling.done() for calling in callings):
+            time.sleep(_POLL_S)
         gc.collect()
-        began = now()
-        until = began + seconds
-        start.set()
-    took_s = now() - began
-    for end in ends:
-        end.result()
-    every = [each for of_one in times for each in of_one]
-    return summary(every, took_s)
+        opens = now()
+        closes = opens + seconds
+    for calling in callings:
+        calling.result()
+    times = [end - began for each in ends for began, end in pairwise(each) if opens <= end < closes]
+    return summary(times, seconds)
 
 
 async def per_second(call: Call, callers: int, seconds: float) -> float:

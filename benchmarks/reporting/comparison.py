@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -61,6 +61,12 @@ def tables(report: Report) -> Iterator[Tables]:
                     if name not in _OF_CALLS or contender not in rates:
                         others.append(_row(report, case, figure, contenders.get(OURS)))
         yield Tables(workload, units[0] if units else "", calls, others)
+
+
+def timed(rows: Iterable[Row]) -> frozenset[str]:
+    """Return which of a row's figures of single calls are worth a column: those that ours has too."""
+    ours = [row for row in rows if row.is_ours]
+    return frozenset(name for name in ("p50", "p99", "flushes") if any(getattr(row, name) != NOTHING for row in ours))
 
 
 class _Cases:

@@ -56,13 +56,13 @@ def read(path: Path) -> Report:
     """
     try:
         data: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        rows = msgspec.convert(data["figures"], list[_Row])
-        figures = [_figure(row) for row in rows]
-        return msgspec.convert({**data, "figures": msgspec.to_builtins(figures)}, Report)
-    except (OSError, KeyError, msgspec.MsgspecError) as error:
+        rows = msgspec.convert(data.get("figures"), list[_Row])
+        return msgspec.convert({**data, "figures": msgspec.to_builtins([_figure(row) for row in rows])}, Report)
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read: {error.strerror}.") from error
+    except msgspec.MsgspecError as error:
         raise Unreadable(
-            f"{path} is no result of this harness: {type(error).__name__}: {error}. Give the {JSON} of a run, or what "
-            "`--json` wrote."
+            f"{path} is no result of this harness ({error}). Give the {JSON} of a run, or what `--json` wrote."
         ) from error
 
 

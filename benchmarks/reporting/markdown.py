@@ -8,7 +8,7 @@ from itertools import groupby
 from benchmarks.report import Report
 from benchmarks.reporting import remarks
 from benchmarks.reporting.background import background
-from benchmarks.reporting.comparison import NOTHING, Row, Tables, tables
+from benchmarks.reporting.comparison import NOTHING, Row, Tables, tables, timed
 from benchmarks.reporting.markup import plain, table
 from benchmarks.reporting.plots.plot import Plot
 from benchmarks.reporting.questions import question
@@ -76,7 +76,7 @@ def _reading() -> Iterator[str]:
         "- **Floors** are the same work without actors, as little as it can cost: no mailbox, no handler, no recovery. "
         "They tell what the machine can do, not what you could use instead.\n"
         "- **ours is** says what our median is of the one in that line: of a rate more is better, of a time or of bytes less. "
-        "For floors it is in percent where ours is less. **~** means that the samples overlap: another run may turn it round.\n"
+        "1/20 is a twentieth. For floors it is in percent where ours is less. **~** means that the samples overlap: another run may turn it round.\n"
         "- **on** says where the data is when an answer comes: see [durability](#durability). Compare like with like.\n"
         "- **flushes each** is how often the disk was told to flush, by its own count, per call. A caller alone whose calls "
         "are durable needs one; many callers may share one. Other programs' flushes are in it."
@@ -100,11 +100,8 @@ def _workload(found: Tables, plots: Iterable[Plot]) -> Iterator[str]:
 
 def _calls(rows: Sequence[Row], found: Tables) -> str:
     # Columns are the workload's: cases that stand below one another are compared.
-    shown = [
-        (heading, cell)
-        for heading, field, cell in _COLUMNS
-        if any(getattr(row, field) != NOTHING for row in found.calls)
-    ]
+    fields = timed(found.calls) | ({"spread"} if any(row.spread != NOTHING for row in found.calls) else set())
+    shown = [(heading, cell) for heading, field, cell in _COLUMNS if field in fields]
     return table(
         [
             "",

@@ -65,4 +65,5 @@ def _size(count: float) -> str:
     for unit, size, least in (("GB", 1e9, 1e9), ("MB", 1e6, 1e6), ("kB", 1e3, 1e4)):
         if abs(count) >= least:
             return f"{number(count / size)} {unit}"
-    return f"{number(count)} bytes"
+    # Less than a byte each is what the measurement itself leaves or frees.
+    return f"{number(count) if abs(count) >= 100 else round(count)} bytes"

@@ -13,7 +13,7 @@ from benchmarks.aims import Aim
 from benchmarks.case import Missing
 from benchmarks.report import Report
 from benchmarks.reporting import remarks
-from benchmarks.reporting.comparison import DURABILITY_WORDS, NOTHING, Row, tables
+from benchmarks.reporting.comparison import DURABILITY_WORDS, NOTHING, Row, tables, timed
 from benchmarks.reporting.questions import question
 
 # Below it a contender takes two lines: the second one says how durable its answers are, and the smallest and the
@@ -36,7 +36,8 @@ def show(report: Report, console: Console) -> None:
     console.print(
         Text(
             "disk: flushed to it before the answer. kernel: handed to it, lost with the machine. memory: lost with the "
-            "process. ours is: our median over this one, in percent for floors, which do less; ~ where samples overlap.",
+            "process. ours is: our median over this one (1/20: ours is a twentieth), in percent for floors, which do less; "
+            "~ where samples overlap.",
             "dim",
         )
     )
@@ -68,8 +69,7 @@ def _calls(rows: Sequence[Row], unit: str, *, wide: bool) -> Table:
     table.add_column(unit, justify="right", no_wrap=True)
     if wide:
         table.add_column("min..max", justify="right", no_wrap=True)
-    # A workload that does not time its calls has no room for empty columns.
-    names = [name for name in ("p50", "p99", "flushes") if any(getattr(row, name) != NOTHING for row in rows)]
+    names = [name for name in ("p50", "p99", "flushes") if name in timed(rows)]
     for name in names:
         table.add_column("flushes each" if name == "flushes" and wide else name, justify="right", no_wrap=True)
     table.add_column("ours is", justify="right", no_wrap=True)
@@ -88,6 +88,9 @@ def _calls(rows: Sequence[Row], unit: str, *, wide: bool) -> Table:
 def _narrow(table: Table, row: Row, further: Sequence[str]) -> None:
     name, _, setting = row.contender.partition(", ")
     below = " · ".join(filter(None, (setting, _word(row))))
+    if not setting and row.spread == NOTHING:
+        table.add_row(f"{name} · {below}", row.median, *further, style=_style(row))
+        return
     table.add_row(name, row.median, *further, style=_style(row))
     table.add_row(f"  {below}", "" if row.spread == NOTHING else row.spread, style="dim")
 

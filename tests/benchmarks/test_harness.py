@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -174,8 +178,56 @@ def test_the_command_measures_prints_and_writes(tmp_path, monkeypatch):
 
     assert result.exit_code == 0, result.output
     assert re.search(r"^4 callers *\n +understudy +disk ", result.output, re.MULTILINE)
-    assert {len(row["samples"]) for row in json.loads(path.read_text(encoding="utf-8"))["figures"]} == {2}
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert {len(row["samples"]) for row in written["figures"]} == {2}
+    assert written["aims"] == []  # which are about the large numbers
     assert not list((tmp_path / "results").iterdir())
+
+
+_ENDLESS = """
+import sys, time
+from pathlib import Path
+from benchmarks import __main__ as program
+
+program.RESULTS = Path(sys.argv[1])
+program.run = lambda *_: (print("measuring", flush=True), time.sleep(60))
+program.main(["--quick"])
+"""
+
+
+def _started(results: Path) -> subprocess.Popen[str]:
+    run = subprocess.Popen([sys.executable, "-c", _ENDLESS, str(results)], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "measuring\n"
+    assert [each.name.partition("-")[0] for each in results.iterdir()] == ["running"]
+    return run
+
+
+@pytest.mark.watchdog(60)
+def test_a_run_that_is_told_to_end_removes_its_files(tmp_path):
+    with _started(tmp_path) as run:
+        run.terminate()
+
+    assert run.returncode == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.watchdog(60)
+def test_files_of_a_run_that_was_killed_are_removed_by_the_next_and_those_of_one_under_way_are_not(
+    tmp_path, monkeypatch
+):
+    with _started(tmp_path) as killed:
+        killed.kill()
+    under_way = tmp_path / f"running-{os.getpid()}-abc"
+    under_way.mkdir()
+    monkeypatch.setattr(program, "RESULTS", tmp_path)
+    monkeypatch.setattr(program, "run", lambda *_: ([], []))
+    figures = tmp_path / "figures.json"
+
+    result = CliRunner().invoke(program.main, ["--quick", "--json", str(figures)])
+
+    assert result.exit_code == 0, result.output
+    assert set(tmp_path.iterdir()) == {under_way, figures}
 
 
 def test_the_machine_is_told_without_names_and_places(tmp_path):
@@ -195,11 +247,13 @@ def test_results_are_not_for_the_repository():
     assert "results/" in ignored.splitlines()
 
 
-def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["file/figures.json", "nowhere/figures.json"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(name, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "run", lambda *_: pytest.fail("it was measured"))
     (tmp_path / "file").touch()
 
-    result = CliRunner().invoke(program.main, ["--quick", "--json", str(tmp_path / "file" / "figures.json")])
+    result = CliRunner().invoke(program.main, ["--quick", "--json", str(tmp_path / name)])
 
     assert result.exit_code == 2
     assert "cannot be written" in " ".join(result.output.replace("│", " ").split())
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -31,12 +32,22 @@ def test_callers_each_repeat_their_own_call():
     _check(samples)
 
 
-def test_blocking_callers_call_at_the_same_time():
+def test_blocking_callers_call_at_the_same_time_and_count_once_all_have_had_an_answer():
     together = threading.Barrier(5)
+    called: set[int] = set()
 
-    samples = measure_blocking(lambda _number: together.wait(timeout=30), callers=5, seconds=0.0)
+    def call(number: int) -> None:
+        if number not in called:
+            called.add(number)
+            together.wait(timeout=30)
+            time.sleep(0.2)
+        time.sleep(0.0001)
+
+    samples = measure_blocking(call, callers=5, seconds=0.05)
 
     _check(samples)
+    (latest,) = (each.value for each in samples if each.figure == "p99")
+    assert latest < 200_000
 
 
 @pytest.mark.parametrize("calls_before", [0, 30])

@@ -21,7 +21,7 @@ def test_numbers_have_three_digits_that_count(value, text):
     ("value", "unit", "text"),
     [
         (588.9, "µs", "589 µs"), (4_650, "µs", "4.65 ms"), (999.8, "µs", "1.00 ms"), (0.0071, "s", "7.10 ms"), (105, "s", "105 s"),
-        (26_543, "/s", "26,500/s"), (1_509, "bytes", "1,510 bytes"), (43.3e6, "bytes", "43.3 MB"), (0.5, "", "0.500"),
+        (26_543, "/s", "26,500/s"), (1_509, "bytes", "1,510 bytes"), (-0.108, "bytes", "0 bytes"), (43.3e6, "bytes", "43.3 MB"), (0.5, "", "0.500"),
         (725.5, "µs of work", "726 µs of work"), (0, "s", "0 µs"), (7, "turns", "7.00 turns"),
     ],
 )  # fmt: skip

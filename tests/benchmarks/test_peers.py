@@ -291,12 +291,13 @@ def test_a_task_that_takes_a_peer_minutes_is_asked_once(write_program):
     assert case.contenders["fake"].repeats_max == 1
 
 
-def test_a_peer_that_nobody_knows_is_refused_with_those_there_are():
-    result = CliRunner().invoke(program.main, ["--quick", "--peer", "erlang"])
+@pytest.mark.parametrize("name", ["erlang", ""])
+def test_a_peer_that_nobody_knows_is_refused_with_those_there_are(name):
+    result = CliRunner().invoke(program.main, ["--quick", "--peer", name])
 
     assert result.exit_code == 2
     message = " ".join(result.output.replace("│", " ").split())
-    assert "no peer's name begins with 'erlang'; there are" in message
+    assert f"no peer's name begins with {name!r}; there are" in message
     assert "autogen-core" in message
 
 

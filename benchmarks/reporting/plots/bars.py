@@ -1,4 +1,4 @@
-"""Contenders side by side, a bar each."""
+"""Contenders side by side: a bar each, or a dot where a bar from zero could not show the least of them."""
 
 from __future__ import annotations
 
@@ -45,19 +45,27 @@ def draw(report: Report, workload: str, skipped: frozenset[str] = frozenset()) -
         bottom=0.62 / height,
         hspace=_FRAME * len(heights) / sum(heights),  # which is counted in mean heights
     )
+    dots: set[bool] = set()
     units: dict[str, list[float]] = {}
     for figures in panels:
         units.setdefault(figures[0].unit, []).extend(statistics.median(figure.samples) for figure in figures)
     for axes, figures in zip(several, panels, strict=True):
-        _bars(axes, figures, look)
-        _scale(axes, units[figures[0].unit], figures[0].unit)
+        values, unit = units[figures[0].unit], figures[0].unit
+        as_dots = max(values) / min(values) >= _LOGARITHMIC_FROM
+        dots.add(as_dots)
+        _contenders(axes, figures, look, as_dots=as_dots)
+        _scale(axes, values, unit, logarithmic=as_dots)
         name = (
             figures[0].key.case
             if figures[0].key.figure == "rate"
             else f"{figures[0].key.case}: {figures[0].key.figure}"
         )
         axes.set_title(name, loc="left", size=9, weight="bold", color=style.INK, x=-0.455)
-    _legend(drawing, panels)
+    if dots == {True}:
+        durabilities = {figure.durability for figures in panels for figure in figures}
+        style.legend(drawing, durabilities, floors=False, lines=False)
+    else:
+        _legend(drawing, panels)
     return drawing, said
 
 
@@ -78,20 +86,26 @@ def _panels(report: Report, workload: str, skipped: frozenset[str]) -> list[list
     return [sorted(figures, key=rank) for figures in found.values() if len(figures) > 1][:_PANELS_MAX]
 
 
-def _bars(axes: Axes, figures: Sequence[Figure], look: dict[tuple[str, str], style.Look]) -> None:
+def _contenders(
+    axes: Axes, figures: Sequence[Figure], look: dict[tuple[str, str], style.Look], *, as_dots: bool
+) -> None:
     for row, figure in enumerate(figures):
         own = look[figure.key.contender, figure.durability]
         middle = statistics.median(figure.samples)
-        # White bars with hatches and coloured edges: what is not on disk looks hollow, also without colour.
-        axes.barh(
-            row, middle, height=0.72, color="white" if own.hatch else own.colour, edgecolor=own.colour, hatch=own.hatch,
-            linewidth=1.0,
-        )  # fmt: skip
         low, high = min(figure.samples), max(figure.samples)
+        if as_dots:
+            # On a logarithmic scale a length means nothing.
+            axes.plot([middle], [row], color=own.colour, marker="o", fillstyle=own.fill, markersize=8, zorder=3)
+        else:
+            # White bars with hatches and coloured edges: what is not on disk looks hollow, also without colour.
+            axes.barh(
+                row, middle, height=0.72, color="white" if own.hatch else own.colour, edgecolor=own.colour,
+                hatch=own.hatch, linewidth=1.0,
+            )  # fmt: skip
         if high > low:
-            axes.plot([low, high], [row, row], color=style.INK, linewidth=1.2, solid_capstyle="butt")
+            axes.plot([low, high], [row, row], color=style.INK, linewidth=1.2, solid_capstyle="butt", zorder=4)
         axes.annotate(
-            amount(middle, figure.unit), xy=(max(middle, high), row), xytext=(5, 0), textcoords="offset points",
+            amount(middle, figure.unit), xy=(max(middle, high), row), xytext=(8 if as_dots else 5, 0), textcoords="offset points",
             va="center", size=8, color=style.INK, weight=own.weight,
         )  # fmt: skip
     axes.set_yticks(range(len(figures)), [figure.key.contender for figure in figures])
@@ -99,12 +113,12 @@ def _bars(axes: Axes, figures: Sequence[Figure], look: dict[tuple[str, str], sty
         own = look[figure.key.contender, figure.durability]
         label.set(color=own.colour, weight=own.weight)
     axes.set_ylim(len(figures) - 0.45, -0.55)
-    axes.grid(visible=False, axis="y")
+    axes.grid(visible=as_dots, axis="y")
 
 
-def _scale(axes: Axes, values: Sequence[float], unit: str) -> None:
+def _scale(axes: Axes, values: Sequence[float], unit: str, *, logarithmic: bool) -> None:
     least, most = min(values), max(values)
-    if most / least >= _LOGARITHMIC_FROM:
+    if logarithmic:
         axes.set_xscale("log")
         axes.set_xlim(least / 3, most * 4)
         axes.set_title("logarithmic", loc="right", size=8, color=style.GREY)

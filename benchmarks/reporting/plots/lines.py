@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -49,15 +50,15 @@ def draw(report: Report, workload: str) -> tuple[Drawing, str] | None:
         at = sorted(figures)
         durability = figures[at[0]].durability
         own = look[contender, durability]
-        medians = [statistics.median(figures[count].samples) for count in at]
-        low = [min(figures[count].samples) for count in at]
-        high = [max(figures[count].samples) for count in at]
+        # No line leads across a number of callers that was not measured.
+        samples = [figures[count].samples if count in figures else [math.nan] for count in counts]
+        medians, low, high = ([of(each) for each in samples] for of in (statistics.median, min, max))
         axes.plot(
-            at, medians, color=own.colour, linestyle=own.dashes, linewidth=own.width, marker=own.marker,
+            counts, medians, color=own.colour, linestyle=own.dashes, linewidth=own.width, marker=own.marker,
             fillstyle=own.fill, markersize=6, zorder=own.order,
         )  # fmt: skip
-        axes.fill_between(at, low, high, color=own.colour, alpha=0.15, linewidth=0)
-        ends.append((at[-1], medians[-1], contender, own))
+        axes.fill_between(counts, low, high, color=own.colour, alpha=0.15, linewidth=0)
+        ends.append((at[-1], statistics.median(figures[at[-1]].samples), contender, own))
     axes.set_xscale("log")
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
     axes.xaxis.set_minor_formatter(NullFormatter())

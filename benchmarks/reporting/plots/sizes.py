@@ -157,11 +157,14 @@ def _said(workload: str, panels: Mapping[str, Sequence[_Line]]) -> str:
         ours = [line for line in lines if line.contender == OURS]
         if ours:
             least, most = ours[0].points[0][0], ours[0].points[-1][0]
-            ends = sorted(
-                {number(line.points[-1][1], 2) for line in ours}, key=lambda each: float(each.replace(",", ""))
-            )
-            range_ = f"{ends[0]} to {ends[-1]}" if len(ends) > 1 else ends[0]
-            names = {line.figure for line in ours}
-            what = names.pop() if len(names) == 1 else "figures"
-            return f"{workload.capitalize()}, {least:,} to {most:,} {things}: understudy's {what} × {range_}"
+            ends: dict[str, list[float]] = {}
+            for line in ours:
+                ends.setdefault(line.figure, []).append(line.points[-1][1])
+            told = ", ".join(f"{figure} × {_range(values)}" for figure, values in ends.items())
+            return f"{workload.capitalize()}, {least:,} to {most:,} {things}: understudy's {told}"
     return workload.capitalize()
+
+
+def _range(values: Sequence[float]) -> str:
+    least, most = number(min(values), 2), number(max(values), 2)
+    return least if least == most else f"{least} to {most}"

@@ -23,7 +23,6 @@ _OURS = "#0072b2"
 _PEERS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a", "#7a7a00", "#882255", "#332288")
 _MARKERS = "osD^vPX<>p*h"
 _DASHES: dict[str, Any] = {FLUSHED: "-", KERNEL: (0, (5, 1.5, 1, 1.5)), MEMORY: (0, (1, 1.3))}
-_FLOOR_DASHES = (0, (4, 2))
 _FILLS: dict[str, Any] = {FLUSHED: "full", KERNEL: "left", MEMORY: "none"}
 HATCHES = {FLUSHED: "", KERNEL: "...", MEMORY: "////"}
 DURABILITIES = {FLUSHED: "flushed to the disk", KERNEL: "handed to the kernel", MEMORY: "in memory"}
@@ -71,7 +70,7 @@ def looks(report: Report) -> dict[tuple[str, str], Look]:
         found[name, durability] = Look(
             colour=_OURS if ours else colour,
             marker=_MARKERS[len(found) % len(_MARKERS)],
-            dashes=_DASHES.get(durability, "-") if ours or peer else _FLOOR_DASHES,
+            dashes=_DASHES.get(durability, "-"),
             fill=_FILLS.get(durability, "full"),
             width=3.0 if name == OURS else 2.0 if ours else 1.5,
             weight="bold" if name == OURS else "normal",
@@ -119,17 +118,20 @@ def logarithmic(axes: Axes, text: Callable[[float], str]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def legend(drawing: Drawing, durabilities: Iterable[str], *, floors: bool) -> None:
+def legend(drawing: Drawing, durabilities: Iterable[str], *, floors: bool, lines: bool = True) -> None:
     """Explain the styles that are there; who is who stands at the lines."""
     present = set(durabilities)
     handles = [
-        Line2D([], [], color=INK, linestyle=_DASHES[each], marker="o", fillstyle=_FILLS[each], label=DURABILITIES[each])
+        Line2D(
+            [], [], color=INK, linestyle=_DASHES[each] if lines else "", marker="o", fillstyle=_FILLS[each],
+            label=DURABILITIES[each],
+        )
         for each in _DASHES
         if each in present
-    ]
+    ]  # fmt: skip
     if floors:
         handles.append(
-            Line2D([], [], color=GREY, linestyle=_FLOOR_DASHES, label="floors: the same work without actors")
+            Line2D([], [], color=GREY, marker="s", linestyle="", label="grey: floors, the same work without actors")
         )
     drawing.legend(
         handles=handles,

@@ -183,7 +183,7 @@ def _install(peers: Sequence[Peer], bar: Progress) -> tuple[list[Peer], list[Tol
             absent.append(Missing("all", "all", peer.name, str(reason)))
         else:
             installed.append(peer)
-            told.append(Told(peer.name, peer.durability, peer.settings, versions))
+            told.append(Told(peer.name, peer.durability, peer.settings, versions, peer.meaning))
         bar.advance(task)
     return installed, told, absent
 

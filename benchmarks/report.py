@@ -17,6 +17,7 @@ class Told(msgspec.Struct, frozen=True):
     durability: str
     settings: str
     versions: dict[str, str]
+    meaning: str = ""  # what a figure stands for
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -32,9 +32,10 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     durability: str
     tasks: frozenset[str]  # which of them it has an equivalent for
+    meaning: str  # what a figure of it stands for, in a sentence or two
+    settings: str  # how it is set, in words
     package: str = "benchmarks.peers.programs"
     setting: str = ""
-    settings: str = ""  # what the report says about them
     callers_max: int = 1_024
     slow: frozenset[str] = frozenset()  # tasks that take it minutes, and that it is asked once
 

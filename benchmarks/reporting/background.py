@@ -9,7 +9,6 @@ from benchmarks.report import Report
 from benchmarks.reporting import remarks
 from benchmarks.reporting.files import JSON
 from benchmarks.reporting.markup import plain, table
-from benchmarks.reporting.meanings import meaning
 from benchmarks.reporting.numbers import number
 
 _DURABILITIES = {
@@ -69,7 +68,7 @@ def _peers(report: Report) -> Iterator[str]:
                 [
                     plain(peer.name),
                     peer.durability,
-                    plain(meaning(peer.name)),
+                    plain(peer.meaning),
                     plain(peer.settings),
                     plain(", ".join(f"{name} {version}" for name, version in peer.versions.items())),
                 ]

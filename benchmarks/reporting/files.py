@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.case import Figure, Key, Missing
-from benchmarks.report import Report, Told
+from benchmarks.report import Report
 
 JSON = "figures.json"
 _LOCAL_NAMES = {"localhost", ""}
@@ -71,7 +71,7 @@ def without_places(report: Report) -> Report:
     return msgspec.structs.replace(
         report,
         missing=[Missing(each.workload, each.case, each.contender, _clean(each.reason)) for each in report.missing],
-        peers=[Told(each.name, each.durability, _clean(each.settings), each.versions) for each in report.peers],
+        peers=[msgspec.structs.replace(each, settings=_clean(each.settings)) for each in report.peers],
     )
 
 

@@ -85,7 +85,7 @@ def report(**changes: object) -> Report:
             Missing("all", "all", ODD, "not installed: pip ended with 1: <no> word"),
         ],
         "peers": [
-            Told(SERVER, FLUSHED, "Its data in /var/lib/server/data, one connection.", {"server": "1.2"}),
+            Told(SERVER, FLUSHED, "Its data in /var/lib/server/data, one connection.", {"server": "1.2"}, "A word."),
             Told(ACTORS, MEMORY, "As it comes.", {}),
             Told(ODD, MEMORY, "Installed, and never heard of again.", {}),
         ],

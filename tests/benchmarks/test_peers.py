@@ -72,6 +72,8 @@ def write_program(tmp_path, monkeypatch):
             environment=environment or Here("here", ()),
             durability=MEMORY,
             tasks=frozenset({"asks"}),
+            meaning="Nothing.",
+            settings="None.",
         )
 
     return write
@@ -321,6 +323,8 @@ def test_a_peer_names_a_program_tasks_that_are_asked_and_its_settings(peer):
     assert peer.tasks <= asked
     assert peer.slow <= peer.tasks
     assert peer.settings.endswith(".")
+    assert peer.meaning.endswith(".")
+    assert all("==" in requirement for requirement in peer.environment.requirements)
 
 
 @pytest.mark.parametrize("path", sorted(PROGRAMS.glob("*.py")), ids=lambda path: path.stem)

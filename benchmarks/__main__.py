@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -125,7 +124,8 @@ def _own_directory() -> Iterator[Path]:
         pid = left.name.removeprefix(_RUNNING).partition("-")[0]
         if not pid.isdecimal() or not _is_alive(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    # As Ctrl-C, which event loops know how to end on; an error out of a handler may strike them anywhere.
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with tempfile.TemporaryDirectory(prefix=f"{_RUNNING}{os.getpid()}-", dir=RESULTS) as directory:
             yield Path(directory)

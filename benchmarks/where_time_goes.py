@@ -18,9 +18,10 @@ from typing import TypeAlias, cast
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.case import FULL, Place
+from benchmarks.case import FULL, OURS, Place
 from benchmarks.workloads import model_calls
 
+RESULTS = Path(__file__).parent / "results"
 _ROWS = 14
 _Function: TypeAlias = tuple[str, int, str]  # file, line, name
 # Calls, calls that are no recursion, own seconds, seconds with callees; the same for each caller.
@@ -29,10 +30,11 @@ _Spent: TypeAlias = tuple[int, int, float, float, dict[_Function, tuple[int, int
 
 def main() -> None:
     """Profile the benchmark's agent on aiohttp and print two tables."""
-    with tempfile.TemporaryDirectory(dir=Path(__file__).parent / "results") as directory:
+    RESULTS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=RESULTS) as directory:
         profile = cProfile.Profile()
         place = Place(Path(directory), Path(directory), FULL)
-        measure = next(iter(model_calls.cases(FULL))).contenders["understudy"]
+        measure = next(iter(model_calls.cases(FULL))).contenders[OURS].measure
         profile.runcall(measure, place)
     stats = cast("dict[_Function, _Spent]", vars(pstats.Stats(profile))["stats"])
     packages: defaultdict[str, float] = defaultdict(float)

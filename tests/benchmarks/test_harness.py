@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from benchmarks import __main__ as program
+from benchmarks import __main__ as program, where_time_goes
 from benchmarks.aims import judge
 from benchmarks.case import FLUSHED, OURS, Case, Contender, Figure, Key, Place, Sample, Scale
 from benchmarks.catalogue import WORKLOADS, all_cases
@@ -208,7 +207,7 @@ def test_a_run_that_is_told_to_end_removes_its_files(tmp_path):
     with _started(tmp_path) as run:
         run.terminate()
 
-    assert run.returncode == 128 + signal.SIGTERM
+    assert run.returncode == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -257,3 +256,15 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(na
     assert result.exit_code == 2
     assert "cannot be written" in " ".join(result.output.replace("│", " ").split())
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.watchdog(60)
+def test_the_profile_of_model_calls_tells_shares(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(where_time_goes, "FULL", TINY)
+    monkeypatch.setattr(where_time_goes, "RESULTS", tmp_path)
+
+    where_time_goes.main()
+
+    told = capsys.readouterr().out
+    assert re.search(r"understudy +│ +\d+\.\d%", told)
+    assert re.search(r"endpoint/anthropic.py +│ +\d+\.\d%", told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,3 +287,26 @@ async def test_who_waits_for_a_commit_on_a_thread_is_released_once(opened: Any) 
 
     assert calls == ["called"]
     assert [batch.number for batch in bench.batches] == [1]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
+async def test_signal_that_comes_after_a_commit_ends_the_program_and_not_only_the_store(
+    path: Path, error: BaseException
+) -> None:
+    def fail(_batch: Batch) -> None:
+        raise error
+
+    async def program() -> None:
+        store = SQLiteStore(path)
+        await store.open()
+        bench = Bench(store)
+        bench.committer.committed = fail
+        bench.accept(message(1))
+        try:
+            await asyncio.sleep(5)
+        finally:
+            await bench.committer.stop()
+            await store.close(clean=False)
+
+    with pytest.raises(type(error)):
+        await asyncio.to_thread(asyncio.run, program())

@@ -320,6 +320,8 @@ class Committer:
                 self._landed(batch)
             except BaseException as error:  # Also of what is called here: a task that dies silently leaves all waiting.
                 self._fail(error, batch)
+                if isinstance(error, KeyboardInterrupt | SystemExit):  # A signal came just here: it means the process.
+                    raise
                 return
 
     async def _wanted(self) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import sqlite3
+from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
+import pytest
 
+from understudy import Actor, System, handler, step
 from understudy.events import Event
+from understudy.mailbox.rows import read_trace
 
 DEFAULTS = {
     "parent": None,
@@ -52,6 +57,37 @@ def test_event_at_its_defaults_is_stored_small_and_read_back() -> None:
 
         assert msgspec.msgpack.decode(body).keys() == {"type", *wanted}
         assert msgspec.msgpack.decode(body, type=Event) == event(**wanted)
+
+
+@step
+async def double(number: int) -> int:
+    return 2 * number
+
+
+class Doubler(Actor):
+    @handler
+    async def run(self, number: int) -> int:
+        return await double(number)
+
+
+@pytest.mark.anyio
+async def test_what_a_run_tells_is_stored_without_what_is_at_its_default(tmp_path: Path) -> None:
+    async with System(tmp_path / "run.db", [Doubler]) as system:
+        await system.actor(Doubler, "one").run(21)
+    defaults = {
+        event.__name__: {field.name: field.default for field in msgspec.structs.fields(event)}
+        for event in get_args(Event)
+    }
+
+    connection = sqlite3.connect(tmp_path / "run.db")
+    bodies = [body for (row,) in connection.execute("SELECT body FROM trace ORDER BY no") for body in read_trace(row)]
+    connection.close()
+    stored: list[dict[str, Any]] = [msgspec.msgpack.decode(body) for body in bodies]
+
+    assert {"TurnStarted", "StepStarted", "StepFinished", "TurnFinished"} <= {each["type"] for each in stored}
+    for each in stored:
+        needless = {name for name, value in each.items() if name != "type" and value == defaults[each["type"]][name]}
+        assert not needless, each
 
 
 def _value(of: object) -> object:

@@ -26,7 +26,7 @@ from understudy.actors.requests import NextRequest, Requests
 from understudy.actors.sendings import Sendings
 from understudy.actors.spending import Spending
 from understudy.actors.turn import Turn
-from understudy.actors.witness import Witness
+from understudy.actors.witness import Witness, decided
 from understudy.codec import encode
 from understudy.endpoint.amendments import compact, older_half
 from understudy.endpoint.model import ModelAnswer, ModelRequest
@@ -361,9 +361,6 @@ class _ModelWitness(Witness):
             ModelCalled,
             span=self.span,
             parent=self.turn.span,
-            decision=verdict.verb if verdict else "",
-            delay_s=verdict.delay_s if verdict else 0.0,
-            reason=verdict.reason if verdict else "",
             model=self.name,
             attempt=attempt,
             duration_s=duration_s,
@@ -376,6 +373,7 @@ class _ModelWitness(Witness):
             request_id=answer.request_id if answer else error.request_id if error else None,
             error=type(error).__name__ if error else None,
             message=str(error) if error else None,
+            **decided(verdict),
         )
 
 

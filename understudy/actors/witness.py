@@ -12,6 +12,14 @@ from understudy.actors.turn import Turn
 from understudy.events import StepFinished, StepStarted
 
 
+def decided(verdict: Verdict | None) -> dict[str, Any]:
+    """Return what an event says of the decision about a failed attempt; nothing when there was none."""
+    # Left out, and not given as their defaults are: a float that equals its default is stored all the same.
+    if verdict is None:
+        return {}
+    return {"decision": verdict.verb, "delay_s": verdict.delay_s, "reason": verdict.reason}
+
+
 class Witness:
     """Tells the trace about the attempts of one step."""
 
@@ -58,9 +66,7 @@ class Witness:
                 error=failure.type if failure else None,
                 message=failure.message if failure else None,
                 attempt=attempt,
-                decision=verdict.verb if verdict else "",
-                delay_s=verdict.delay_s if verdict else 0.0,
-                reason=verdict.reason if verdict else "",
+                **decided(verdict),
             )
         )
 

@@ -45,7 +45,7 @@ UnderstudyError
     ├── JobCancelled            the message was cancelled
     ├── BudgetExceeded          a budget is spent: raise it, then resume what it holds
     ├── ApprovalRejected        a person refused what had asked for approval
-    ├── ActorStopped            the actor has stopped for good; nothing was stored
+    ├── ActorStopped            the actor has stopped: a new message is not stored
     ├── StartFailed             a child of a supervisor could not be started; names it, the cause is chained
     ├── RestartIntensityExceeded a supervisor gave up: too many restarts within its window; the cause is chained
     ├── StateUndecodable        stored state, event or message bytes do not decode
@@ -332,7 +332,7 @@ class ApprovalRejected(GiveUp):
 
 
 class ActorStopped(GiveUp):
-    """The actor has stopped for good; nothing was stored."""
+    """The actor has stopped. A new message is refused and not stored; one that waits already is kept."""
 
 
 class StartFailed(GiveUp):

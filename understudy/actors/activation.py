@@ -133,10 +133,10 @@ class Activation:
 
         Raises:
             MailboxFull: Too many wait.
-            ActorStopped: It has stopped for good.
+            ActorStopped: It has stopped.
         """
         if self.status in _REFUSING:
-            raise self.stopped()
+            raise self.stopped("This message was refused and not stored.")
         limit = self.system.limits.mailbox_messages
         if self.depth + self.reserved >= limit:
             raise MailboxFull(
@@ -166,7 +166,7 @@ class Activation:
 
         Raises:
             MailboxFull: Too many wait; nothing was stored.
-            ActorStopped: It has stopped for good; nothing was stored.
+            ActorStopped: It has stopped; nothing was stored.
             ActorSuspended: An ask to an actor that is held; nothing was stored.
         """
         system = self.system
@@ -529,11 +529,9 @@ class Activation:
             committer.release(envelope.waiter, refusal)
             envelope.waiter = None
 
-    def stopped(self) -> ActorStopped:
-        """Return what callers get when the actor has stopped."""
-        return ActorStopped(
-            f"{self.name} has stopped ({self.reason}): nothing was stored, and messages that wait are kept."
-        )
+    def stopped(self, what: str = "Its mail is kept, and handled if it starts again.") -> ActorStopped:
+        """Return what callers get when the actor has stopped; *what* became of what they sent."""
+        return ActorStopped(f"{self.name} has stopped ({self.reason}). {what}")
 
     def suspended(self, what: str = "Its mail is kept; ") -> ActorSuspended:
         """Return what callers get while the actor is held."""

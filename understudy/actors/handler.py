@@ -107,7 +107,7 @@ class Bound(Generic[P, R_co]):
         Raises:
             MailboxFull: Too many messages wait already; nothing was stored.
             InvalidArguments: The arguments do not fit; nothing was stored.
-            ActorStopped: The actor has stopped for good; nothing was stored.
+            ActorStopped: The actor has stopped; nothing was stored.
         """
         return self._address.tell(self._name, self._options, args, kwargs)
 

@@ -309,8 +309,25 @@ async def test_who_asks_is_told_when_the_actor_ends_between_the_message_and_its_
         ended, ready = await asyncio.gather(refuser.work(ending), refuser.work("ready"), return_exceptions=True)
 
         assert isinstance(ready, told), ready
+        assert "mail is kept" in str(ready)
         assert isinstance(ended, Exception)
         assert outside.did == ["first"]
+        with pytest.raises(told, match="This message was refused and not stored"):
+            await refuser.work("late")
+
+
+async def test_message_whose_asker_was_told_that_the_actor_has_stopped_is_handled_when_it_goes_on(
+    open_system: Open, outside: World
+) -> None:
+    async with open_system(Refuser) as system:
+        refuser = system.actor(Refuser, "r")
+        _ = await refuser.work("first")
+        _ = await asyncio.gather(refuser.work("stop"), refuser.work("ready"), return_exceptions=True)
+
+        await system.resume(refuser)
+        _ = await refuser.work("last")
+
+        assert outside.did == ["first", "ready", "last"]
 
 
 @pytest.mark.parametrize(("ending", "told"), [("hold", ActorSuspended), ("stop", ActorStopped)])

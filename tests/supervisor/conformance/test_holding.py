@@ -816,7 +816,7 @@ async def test_caller_of_an_actor_that_is_stopped_is_told_and_its_message_is_kep
 
         with pytest.raises(ActorStopped, match="terminate_child"):
             await asked
-        with pytest.raises(ActorStopped, match="nothing was stored"):
+        with pytest.raises(ActorStopped, match="refused and not stored"):
             await e.hear("new")
         await system.resume(e)
         play.open("door")

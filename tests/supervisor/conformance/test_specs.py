@@ -116,7 +116,7 @@ async def test_temporary_child_that_fails_is_forgotten_and_refuses_its_mail(play
         await soon()
         assert await statuses(system) == {"b": "running"}
         assert play.moves() == ["start a", "start b", "stop a"]
-        with pytest.raises(ActorStopped, match="nothing was stored"):
+        with pytest.raises(ActorStopped, match="refused and not stored"):
             await system.actor(Part, "a").hear.tell("y")
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import tempfile
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,10 +28,9 @@ from benchmarks.reporting.questions import seeds
 from benchmarks.reporting.terminal import show
 from benchmarks.run import run
 from benchmarks.sample import NotMeasured
+from benchmarks.workplace import RESULTS, own_directory
 
-RESULTS = Path(__file__).parent / "results"
 _WIDTH_IN_FILES = 130
-_RUNNING = "running-"
 
 
 @click.command()
@@ -65,13 +61,12 @@ def main(
     peers = _chosen(named, with_all=with_all)
     if path is not None:
         _check_writable(path)
-    RESULTS.mkdir(exist_ok=True)
     started = datetime.now(UTC)
     began = time.perf_counter()
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH_IN_FILES
-    with _progress() as bar, _own_directory() as directory:
+    with _progress() as bar, own_directory(RESULTS) as directory:
         installed, told, absent = _install(peers, bar)
         machine = look(directory)
         others = Others()
@@ -80,7 +75,7 @@ def main(
         def note(done: int, total: int, following: str) -> None:
             bar.update(task, completed=done, total=total, description=following, refresh=True)
 
-        figures, missing = run(list(all_cases(scale, only, installed)), scale, directory, note)
+        figures, missing, errors = run(list(all_cases(scale, only, installed)), scale, directory, note)
     report = Report(
         started_at=started.isoformat(timespec="seconds"),
         took_s=time.perf_counter() - began,
@@ -99,6 +94,10 @@ def main(
     else:
         write(report, path)
     console.print(f"\nwritten to {path}", highlight=False)
+    for error in errors:
+        traceback.print_exception(error)
+    if errors:
+        sys.exit(1)
 
 
 def _check_writable(path: Path) -> None:
@@ -112,35 +111,6 @@ def _check_writable(path: Path) -> None:
         raise click.BadParameter(
             f"{path} cannot be written ({error.strerror}); name a file in a directory of yours.", param_hint="--json"
         ) from error
-
-
-@contextmanager
-def _own_directory() -> Iterator[Path]:
-    """Make a directory for the files of this run, and remove it however the run ends.
-
-    What a run that was killed has left is removed by the next one.
-    """
-    for left in RESULTS.glob(f"{_RUNNING}*"):
-        pid = left.name.removeprefix(_RUNNING).partition("-")[0]
-        if not pid.isdecimal() or not _is_alive(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-    # As Ctrl-C, which event loops know how to end on; an error out of a handler may strike them anywhere.
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        with tempfile.TemporaryDirectory(prefix=f"{_RUNNING}{os.getpid()}-", dir=RESULTS) as directory:
-            yield Path(directory)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _chosen(named: Sequence[str], *, with_all: bool) -> list[Peer]:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.case import Case, Contender, Figure, Key, Missing, Place, Scale
 from benchmarks.sample import NotMeasured, Sample
@@ -15,18 +16,28 @@ Progress = Callable[[int, int, str], None]
 """Told before each measurement: how many are done, how many there are, what comes next."""
 
 
+class Measured(NamedTuple):
+    """What came of a run."""
+
+    figures: list[Figure]
+    missing: list[Missing]
+    errors: list[Exception]  # of measurements that failed; `missing` names them as well
+
+
 def run(
     cases: Sequence[Case], scale: Scale, directory: Path, progress: Progress = lambda _done, _total, _next: None
-) -> tuple[list[Figure], list[Missing]]:
+) -> Measured:
     """Measure every contender of every case `scale.repeats` times, in temporary directories inside *directory*.
 
     A repetition goes through all cases, so that a minute in which the machine is busy with something else spoils one
     sample of many figures rather than all samples of one. Within a case contenders follow one another, and each
-    repetition begins with another one. Whoever cannot be measured is not asked the same again.
+    repetition begins with another one. Whoever cannot be measured is not asked the same again, and one whose measurement
+    fails otherwise does not spoil what was measured before: the errors are returned, for the run to end with.
     """
     total = sum(_repeats(contender, scale) for case in cases for contender in case.contenders.values())
     done = 0
     collected = _Collected(cases)
+    errors: list[Exception] = []
     # What this harness has imported would be looked at by every full collection, also by those in the middle of a
     # measurement; peers run in processes of their own, which hold nothing else.
     gc.collect()
@@ -45,11 +56,15 @@ def run(
                             collected.add(case, name, contender.measure(place))
                     except NotMeasured as reason:
                         collected.miss(case, name, str(reason))
+                    except Exception as error:
+                        collected.miss(case, name, f"failed with {type(error).__name__}: {error}")
+                        error.add_note(f"in {case.workload}: {case.name}, {name}")
+                        errors.append(error)
                     finally:
                         shutil.rmtree(place.own)
                     done += 1
     progress(done, total, "done")
-    return collected.figures(), collected.missing()
+    return Measured(collected.figures(), collected.missing(), errors)
 
 
 def _repeats(contender: Contender, scale: Scale) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import cProfile
 import pstats
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -20,8 +19,8 @@ from rich.table import Table
 
 from benchmarks.case import FULL, OURS, Place
 from benchmarks.workloads import model_calls
+from benchmarks.workplace import RESULTS, own_directory
 
-RESULTS = Path(__file__).parent / "results"
 _ROWS = 14
 _Function: TypeAlias = tuple[str, int, str]  # file, line, name
 # Calls, calls that are no recursion, own seconds, seconds with callees; the same for each caller.
@@ -30,10 +29,9 @@ _Spent: TypeAlias = tuple[int, int, float, float, dict[_Function, tuple[int, int
 
 def main() -> None:
     """Profile the benchmark's agent on aiohttp and print two tables."""
-    RESULTS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=RESULTS) as directory:
+    with own_directory(RESULTS) as directory:
         profile = cProfile.Profile()
-        place = Place(Path(directory), Path(directory), FULL)
+        place = Place(directory, directory, FULL)
         measure = next(iter(model_calls.cases(FULL))).contenders[OURS].measure
         profile.runcall(measure, place)
     stats = cast("dict[_Function, _Spent]", vars(pstats.Stats(profile))["stats"])

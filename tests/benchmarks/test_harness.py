@@ -21,7 +21,7 @@ from benchmarks.machine import FLUSH_US_MIN, Machine, look
 from benchmarks.report import Report
 from benchmarks.reporting.files import write
 from benchmarks.reporting.terminal import show
-from benchmarks.run import run
+from benchmarks.run import Measured, run
 
 TINY = Scale(
     repeats=1,
@@ -58,9 +58,9 @@ def figure(workload: str, case: str, name: str, value: float, contender: str = O
 def test_every_contender_of_every_workload_gives_samples(workload, tmp_path):
     cases = list(all_cases(TINY, [workload]))
 
-    figures, missing = run(cases, TINY, tmp_path)
+    figures, missing, errors = run(cases, TINY, tmp_path)
 
-    assert missing == []
+    assert (missing, errors) == ([], [])
     measured = {(each.key.case, each.key.contender) for each in figures}
     assert measured == {(case.name, contender) for case in cases for contender in case.contenders}
     assert all(len(each.samples) == TINY.repeats for each in figures)
@@ -85,7 +85,7 @@ def test_contenders_take_turns_in_being_first_and_the_report_keeps_their_order(t
 
     case = Case("asks", "1 caller", {name: Contender(contender(name), FLUSHED) for name in ("ours", "theirs")})
 
-    figures, _ = run([case], Scale(repeats=2), tmp_path)
+    figures = run([case], Scale(repeats=2), tmp_path).figures
 
     assert order == ["ours", "theirs", "theirs", "ours"]
     assert [(each.key.contender, each.samples) for each in figures] == [("ours", [1.0, 4.0]), ("theirs", [2.0, 3.0])]
@@ -183,19 +183,46 @@ def test_the_command_measures_prints_and_writes(tmp_path, monkeypatch):
     assert not list((tmp_path / "results").iterdir())
 
 
+def test_a_measurement_that_fails_spoils_nothing_else_and_the_run_ends_with_its_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
+    path = tmp_path / "figures.json"
+
+    def fails(_place: Place) -> Iterable[Sample]:
+        raise AssertionError("12 were sent, 11 were counted")
+
+    def works(_place: Place) -> Iterable[Sample]:
+        return [Sample("rate", "/s", 1.0)]
+
+    contenders = {"fails": Contender(fails, FLUSHED), OURS: Contender(works, FLUSHED)}
+    monkeypatch.setattr(program, "all_cases", lambda *_: [Case("asks", "1 caller", contenders)])
+
+    result = CliRunner().invoke(program.main, ["--quick", "--repeats", "2", "--json", str(path)])
+
+    assert result.exit_code == 1
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert [(each["contender"], each["samples"]) for each in written["figures"]] == [(OURS, [1.0, 1.0])]
+    assert [(each["contender"], each["reason"]) for each in written["missing"]] == [
+        ("fails", "failed with AssertionError: 12 were sent, 11 were counted")
+    ]
+
+
 _ENDLESS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from benchmarks import __main__ as program
 
+if sys.argv[2] == "ignored":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 program.RESULTS = Path(sys.argv[1])
 program.run = lambda *_: (print("measuring", flush=True), time.sleep(60))
 program.main(["--quick"])
 """
 
 
-def _started(results: Path) -> subprocess.Popen[str]:
-    run = subprocess.Popen([sys.executable, "-c", _ENDLESS, str(results)], stdout=subprocess.PIPE, text=True)
+def _started(results: Path, *, in_background: bool = False) -> subprocess.Popen[str]:
+    interrupts = "ignored" if in_background else "heeded"
+    command = [sys.executable, "-c", _ENDLESS, str(results), interrupts]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     assert run.stdout.readline() == "measuring\n"
     assert [each.name.partition("-")[0] for each in results.iterdir()] == ["running"]
@@ -203,8 +230,9 @@ def _started(results: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.watchdog(60)
-def test_a_run_that_is_told_to_end_removes_its_files(tmp_path):
-    with _started(tmp_path) as run:
+@pytest.mark.parametrize("in_background", [False, True])  # What a script starts with `&` ignores Ctrl-C.
+def test_a_run_that_is_told_to_end_removes_its_files(in_background, tmp_path):
+    with _started(tmp_path, in_background=in_background) as run:
         run.terminate()
 
     assert run.returncode == 1
@@ -220,7 +248,7 @@ def test_files_of_a_run_that_was_killed_are_removed_by_the_next_and_those_of_one
     under_way = tmp_path / f"running-{os.getpid()}-abc"
     under_way.mkdir()
     monkeypatch.setattr(program, "RESULTS", tmp_path)
-    monkeypatch.setattr(program, "run", lambda *_: ([], []))
+    monkeypatch.setattr(program, "run", lambda *_: Measured([], [], []))
     figures = tmp_path / "figures.json"
 
     result = CliRunner().invoke(program.main, ["--quick", "--json", str(figures)])

@@ -250,7 +250,7 @@ def test_a_contender_that_takes_minutes_is_asked_as_often_as_it_allows(tmp_path)
 
     case = Case("asks", "1 caller", {OURS: contender(OURS, None), "slow": contender("slow", 1)})
 
-    figures, missing = run([case], SCALE, tmp_path)
+    figures, missing, _ = run([case], SCALE, tmp_path)
 
     assert (asked.count(OURS), asked.count("slow")) == (3, 1)
     assert [len(each.samples) for each in figures] == [3, 1]
@@ -266,7 +266,7 @@ def test_a_contender_that_cannot_be_measured_is_not_asked_the_same_again(tmp_pat
 
     cases = [Case("asks", f"{callers} callers", {"theirs": Contender(measure, MEMORY)}) for callers in (1, 2)]
 
-    figures, missing = run(cases, SCALE, tmp_path)
+    figures, missing, _ = run(cases, SCALE, tmp_path)
 
     assert len(asked) == 2  # once for each case
     assert figures == []

@@ -14,21 +14,33 @@ def flushes(directory: Path, devices: Path = _DEVICES) -> int | None:
 
     The disk's own count, so it holds for every process, in whatever language, and for those of other programs too.
     """
-    number = directory.stat().st_dev
-    disk = _disk((devices / f"{os.major(number)}:{os.minor(number)}").resolve())
-    if disk is None:
+    disk = _disk_under(directory, devices)
+    # What has no cache, or one that survives a power cut, is not told to flush it.
+    if disk is None or write_cache(directory, devices) != "write back":
         return None
     try:
-        if (disk / "queue" / "write_cache").read_text(encoding="ascii").strip() != "write back":
-            return None  # What has no cache, or one that survives a power cut, is not told to flush it.
         columns = (disk / "stat").read_text(encoding="ascii").split()
     except OSError:
         return None
     return int(columns[_FLUSHES]) if len(columns) > _FLUSHES else None
 
 
-def _disk(device: Path) -> Path | None:
-    """Return the one disk that carries *device*; flushes of its partitions and volumes are counted there, and only there."""
+def write_cache(directory: Path, devices: Path = _DEVICES) -> str | None:
+    """Return what the kernel believes of the disk's cache: it sends no flushes to one that it takes for "write through".
+
+    None where the system does not tell.
+    """
+    disk = _disk_under(directory, devices)
+    try:
+        return disk and (disk / "queue" / "write_cache").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _disk_under(directory: Path, devices: Path) -> Path | None:
+    """Return the one disk that carries *directory*; flushes of its partitions and volumes are counted there, and only there."""
+    number = directory.stat().st_dev
+    device = (devices / f"{os.major(number)}:{os.minor(number)}").resolve()
     while True:
         if (device / "partition").exists():
             device = device.parent

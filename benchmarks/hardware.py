@@ -10,7 +10,6 @@ from pathlib import Path
 UNKNOWN = "unknown"
 _CPUS = Path("/proc/cpuinfo")
 _MOUNTS = Path("/proc/self/mountinfo")
-_DEVICES = Path("/sys/dev/block")
 
 
 def cpu() -> str:
@@ -49,18 +48,6 @@ def file_system(directory: Path) -> str:
         if resolved.is_relative_to(point) and len(point.parts) >= depth:
             found, depth = after.split()[0], len(point.parts)
     return found
-
-
-def write_cache(directory: Path) -> str:
-    """Return what the kernel believes of the disk's cache: it sends no flushes to one that it takes for "write through"."""
-    device = directory.stat().st_dev
-    disk = (_DEVICES / f"{os.major(device)}:{os.minor(device)}").resolve()
-    for each in (disk, disk.parent):  # a whole disk, or a partition of one
-        try:
-            return (each / "queue" / "write_cache").read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-    return UNKNOWN
 
 
 def _asked(*command: str) -> str:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.flushes import flushes
-from benchmarks.sample import Sample, quantiles
+from benchmarks.sample import NotMeasured, Sample, quantiles
 
 Call = Callable[[int], Awaitable[object]]
 BlockingCall = Callable[[int], object]
@@ -28,14 +28,15 @@ async def measure(call: Call, callers: int, seconds: float, directory: Path | No
     before = flushes(directory) if directory is not None else None
     times, took_s = await _load(call, callers, seconds)
     after = flushes(directory) if directory is not None else None
-    return summary(times, took_s, before, after)
+    return summary(times, len(times) / took_s, before, after)
 
 
 def measure_blocking(call: BlockingCall, callers: int, seconds: float) -> list[Sample]:
     """Do the same with a thread per caller, for calls that block theirs.
 
-    A thousand threads take long to begin, each waiting for its turn on the interpreter. So what counts is what ends in
-    a window of *seconds* that opens when every caller has had its first answers.
+    Many threads take long to begin, each waiting for its turn on the interpreter. So what counts for the rate is what
+    ends in a window of *seconds* that opens when every caller has had its first answers, and for the times every call
+    that was under way in it: one that gets no turn before it closes is among the slowest.
     """
     now = time.perf_counter
     ends: list[list[float]] = [[] for _ in range(callers)]
@@ -58,8 +59,9 @@ def measure_blocking(call: BlockingCall, callers: int, seconds: float) -> list[S
         closes = opens + seconds
     for calling in callings:
         calling.result()
-    times = [end - began for each in ends for began, end in pairwise(each) if opens <= end < closes]
-    return summary(times, seconds)
+    calls = [(began, end) for each in ends for began, end in pairwise(each)]
+    ended = sum(opens <= end < closes for _, end in calls)
+    return summary([end - began for began, end in calls if end >= opens and began < closes], ended / seconds)
 
 
 async def per_second(call: Call, callers: int, seconds: float) -> float:
@@ -104,11 +106,17 @@ async def _load(call: Call, callers: int, seconds: float) -> tuple[list[float], 
     return times, now() - began
 
 
-def summary(times: list[float], took_s: float, before: int | None = None, after: int | None = None) -> list[Sample]:
-    """Return what calls that took these *times*, in seconds, come to; *before* and *after* are counts of flushes."""
+def summary(times: list[float], rate: float, before: int | None = None, after: int | None = None) -> list[Sample]:
+    """Return what calls that took these *times*, in seconds, come to; *before* and *after* are counts of flushes.
+
+    Raises:
+        NotMeasured: There were none.
+    """
+    if not times:
+        raise NotMeasured("no call began and ended in the time of a sample")
     micros = sorted(each * 1e6 for each in times)
     samples = [
-        Sample("rate", "/s", len(times) / took_s),
+        Sample("rate", "/s", rate),
         Sample("p50", "µs", micros[len(micros) // 2], quantiles(micros)),
         Sample("p99", "µs", micros[int(len(micros) * 0.99)]),
     ]

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import hardware, versions
+from benchmarks.flushes import write_cache
 
 _FLUSHES = 500
 _PAGE = 4096
@@ -60,7 +61,7 @@ def look(directory: Path) -> Machine:
         cpu=hardware.cpu(),
         memory_bytes=hardware.memory_bytes(),
         file_system=hardware.file_system(directory),
-        write_cache=hardware.write_cache(directory),
+        write_cache=write_cache(directory) or hardware.UNKNOWN,
         libraries=versions.libraries(),
         commit=versions.commit(),
     )

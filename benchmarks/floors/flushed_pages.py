@@ -36,4 +36,4 @@ def measure(place: Place) -> list[Sample]:
         after = flushes(place.own)
     finally:
         os.close(fd)
-    return summary(times, ended - began, before, after)
+    return summary(times, len(times) / (ended - began), before, after)

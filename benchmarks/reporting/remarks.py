@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.case import FULL
+from benchmarks.case import FLUSHED, FULL
 from benchmarks.machine import FLUSH_US_MIN, Machine
 from benchmarks.report import Report
+from benchmarks.reporting.comparison import FLUSHES, P50
 from benchmarks.reporting.numbers import number
 
 # Above it a median of a few samples tells of the other programs as much as of us.
@@ -17,6 +18,9 @@ def warnings(report: Report) -> Iterator[str]:
     """Yield what makes the figures worse than they look."""
     if not report.machine.has_disk:
         yield f"A flush takes less than {FLUSH_US_MIN:g} µs: this is no disk, and nothing here was durable."
+    timed = [figure for figure in report.figures if figure.durability == FLUSHED and figure.key.figure == P50]
+    if timed and not any(figure.key.figure == FLUSHES for figure in report.figures):
+        yield "This system does not count flushes of the disk: that answers were on it was not checked."
     if report.others_cores is not None and report.others_cores > OTHERS_CORES_MAX:
         yield (
             f"Other programs kept {report.others_cores:.2f} cores busy meanwhile. The figures are worse than this "

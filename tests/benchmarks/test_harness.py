@@ -22,6 +22,7 @@ from benchmarks.report import Report
 from benchmarks.reporting.files import write
 from benchmarks.reporting.terminal import show
 from benchmarks.run import Measured, run
+from tests.benchmarks.made_up import calls
 
 TINY = Scale(
     repeats=1,
@@ -129,6 +130,27 @@ def test_growth_is_judged_beside_what_the_floor_keeps():
     assert (kept.value, kept.met) == ("0.45", True)
 
 
+def test_a_peer_is_compared_by_the_fastest_of_its_settings_that_are_as_durable():
+    rates = {
+        OURS: 40_000.0,
+        "DBOS, SQLite": 100.0,
+        "DBOS, PostgreSQL": 200.0,
+        "LangGraph, AsyncSqliteSaver": 100.0,
+        "LangGraph, saved at exit": 400.0,
+        "NATS JetStream, sync always": 4_000.0,
+        "NATS JetStream": 40_000.0,  # not as durable
+    }
+    figures = [figure("asks", "256 callers", "rate", rate, name) for name, rate in rates.items()]
+
+    aims = {aim.what: (aim.value, aim.met) for aim in judge(figures, MACHINE, TINY) if " to " in aim.what}
+
+    assert aims == {
+        "asks, 256 callers, to DBOS, PostgreSQL": ("200.0", True),
+        "asks, 256 callers, to LangGraph, saved at exit": ("100.0", True),
+        "asks, 256 callers, to NATS JetStream, sync always": ("10.0", True),
+    }
+
+
 def test_the_file_holds_every_sample_and_the_aims(tmp_path):
     figures = [figure("asks", "256 callers", "rate", 30_000)]
     report = Report("now", 1.0, None, MACHINE, TINY, figures, [], [], judge(figures, MACHINE, TINY))
@@ -151,6 +173,18 @@ def test_a_directory_without_a_disk_is_told_loudly():
     show(Report("now", 1.0, 0.1, machine, TINY, [], [], [], []), console)
 
     assert "this is no disk" in console.export_text()
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_system_that_counts_no_flushes_is_told(counted):
+    console = Console(record=True, width=120)
+    figures = [
+        each for each in calls("asks", "1 caller", OURS, 1_000.0) if counted or each.key.figure != "flushes per call"
+    ]
+
+    show(Report("now", 1.0, 0.1, MACHINE, TINY, figures, [], [], []), console)
+
+    assert ("does not count flushes" in console.export_text()) != counted
 
 
 def test_a_busy_machine_is_told():

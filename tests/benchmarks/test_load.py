@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from benchmarks.load import measure, measure_blocking
-from benchmarks.sample import QUANTILES, Sample
+from benchmarks.load import measure, measure_blocking, summary
+from benchmarks.sample import QUANTILES, NotMeasured, Sample
 
 
 def _check(samples: list[Sample]) -> None:
@@ -48,6 +48,24 @@ def test_blocking_callers_call_at_the_same_time_and_count_once_all_have_had_an_a
     _check(samples)
     (latest,) = (each.value for each in samples if each.figure == "p99")
     assert latest < 200_000
+
+
+def test_a_blocking_call_that_gets_no_turn_in_the_time_of_the_sample_is_its_slowest():
+    calls: dict[int, int] = {0: 0, 1: 0}
+
+    def call(number: int) -> None:
+        calls[number] += 1
+        time.sleep(0.4 if number == 0 and calls[number] > 10 else 0.001)
+
+    samples = measure_blocking(call, callers=2, seconds=0.1)
+
+    slowest = next(each for each in samples if each.figure == "p50").quantiles[-1]
+    assert slowest >= 400_000
+
+
+def test_a_sample_without_a_call_says_so():
+    with pytest.raises(NotMeasured, match="no call"):
+        summary([], 0.0)
 
 
 @pytest.mark.parametrize("calls_before", [0, 30])

@@ -27,7 +27,7 @@ def test_a_server_has_a_program_that_knows_its_tasks_and_says_what_its_figures_m
 
 
 def test_every_server_that_an_aim_names_is_asked_what_the_aim_compares():
-    named = {(over.workload, over.case, peer) for over in OVER_PEERS for peer in over.peers}
+    named = {(over.workload, over.case, peer) for over in OVER_PEERS for peer in over.settings}
 
     asked = {
         (case.workload, case.name, contender)

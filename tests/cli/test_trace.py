@@ -131,6 +131,24 @@ async def test_json_prints_the_stored_events_one_per_line(file):
     assert len(run(file, "--json").output.splitlines()) == len(report()) + len(crash()) + len(order())
 
 
+@pytest.mark.parametrize(
+    "stored", [{"type": ["x"], "span": "17"}, {"span": "17"}, {"type": "OfALaterVersion", "span": "17"}]
+)
+async def test_json_prints_an_event_of_an_unknown_type_as_it_is_stored(file, stored):
+    connection = sqlite3.connect(file)
+    with connection:
+        no = connection.execute("SELECT min(no) FROM trace WHERE correlation = 'job-17'").fetchone()[0]
+        connection.execute("UPDATE trace SET body = ? WHERE no = ?", (msgspec.msgpack.encode(stored), no))
+    connection.close()
+
+    result = run(file, "job-17", "--json")
+
+    assert result.exit_code == 0, result.output
+    first, second = (json.loads(line) for line in result.output.splitlines()[:2])
+    assert first == {"no": no, "place": 0, **stored}
+    assert second["type"]
+
+
 async def test_looking_leaves_a_closed_store_as_it_was(file):
     before = {path.name: path.read_bytes() for path in file.parent.iterdir()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -97,19 +96,21 @@ def _print_events(connection: sqlite3.Connection, id: str | None) -> None:
         try:
             # As it is stored, so that events of a later version are printed as well.
             event: dict[str, Any] = msgspec.msgpack.decode(row.body, type=dict[str, Any])
-            event = {**event, **{name: value for name, value in _defaults(event["type"]).items() if name not in event}}
-        except (msgspec.MsgspecError, KeyError) as error:
+        except msgspec.MsgspecError as error:
             click.echo(f"event {row.no} does not decode ({error}); left out.", err=True)
             continue
-        click.echo(msgspec.json.encode({"no": row.no, "place": row.place, **event}))
+        left_out = _DEFAULTS.get(str(event.get("type")), {})
+        # What is stored comes first, in its order.
+        click.echo(msgspec.json.encode({"no": row.no, "place": row.place, **event, **left_out, **event}))
 
 
-@functools.cache
-def _defaults(type: str) -> dict[str, Any]:
-    """Return what is left out of stored events of that type when it is at its default."""
-    known = next((each for each in get_args(Event) if each.__name__ == type), None)
-    fields = msgspec.structs.fields(known) if known is not None else ()
-    return {field.name: field.default for field in fields if field.default is not msgspec.NODEFAULT}
+# What is left out of stored events when it is at its default, by type.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    event.__name__: {
+        field.name: field.default for field in msgspec.structs.fields(event) if field.default is not msgspec.NODEFAULT
+    }
+    for event in get_args(Event)
+}
 
 
 def _print_tree(connection: sqlite3.Connection, id: str, *, is_live: bool) -> None:

@@ -67,12 +67,18 @@ def measure(place: Place, peer: Peer, task: Task, seconds_max: float = _TASK_S_M
         NotMeasured: It is not installed, ended with an error, or took too long.
     """
     peer.environment.install()
+    with tempfile.TemporaryDirectory(prefix="peer-") as sockets:
+        return _measure(place, peer, task, Path(sockets), seconds_max)
+
+
+def _measure(place: Place, peer: Peer, task: Task, sockets: Path, seconds_max: float) -> list[Sample]:
     job = {
         "setting": peer.setting,
         "directory": str(place.own),
         "seconds": place.scale.seconds,
         "callers": task.callers,
         "count": task.count,
+        "sockets": str(sockets),
     }
     command = [str(peer.environment.python), "-m", f"{peer.package}.{peer.program}", task.name]
     # Files, not pipes: what the program leaves behind would keep a pipe open. Not in its directory: that is empty.

@@ -22,13 +22,15 @@ class Job(NamedTuple):
     seconds: float
     callers: int
     count: int
+    sockets: Path  # another empty one, with a path as short as those of sockets have to be
 
 
 def serve(tasks: Mapping[str, Callable[[Job], Iterable[Sample]]]) -> None:
     """Do the task that the command line names; call it last in the program."""
     # Each answer begins with a new line: a library may have left its own without an end.
     name, arguments = sys.argv[1], json.loads(sys.argv[2])
-    job = Job(**{**arguments, "directory": Path(arguments["directory"])})
+    paths = {name: Path(arguments[name]) for name in ("directory", "sockets")}
+    job = Job(**{**arguments, **paths})
     try:
         for sample in tasks[name](job):
             print("\n" + MARK + json.dumps(sample), flush=True)

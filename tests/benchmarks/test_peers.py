@@ -148,7 +148,7 @@ path = job.directory / "lock"
 holder = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print(1, flush=True); time.sleep(90)"
 child = subprocess.Popen([sys.executable, "-c", holder, str(path)], stdout=subprocess.PIPE)
 child.stdout.readline()
-(job.directory / "begun").touch()
+(job.directory / "begun").write_text(str(job.sockets))
 # Something that inherits what the program prints to, as servers do.
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(90)"])
 """
@@ -167,7 +167,7 @@ def _is_released(path: Path, within_s: float = 20.0) -> bool:
     return False
 
 
-def test_a_program_that_hangs_is_ended_with_everything_it_started(write_program, place):
+def test_a_program_that_hangs_is_ended_with_everything_it_started_and_its_sockets(write_program, place):
     peer = write_program(_LEAVE_A_PROCESS + "time.sleep(90)")
 
     # The limit must be long enough for the program to begin, on a machine of any speed.
@@ -179,6 +179,9 @@ def test_a_program_that_hangs_is_ended_with_everything_it_started(write_program,
 
     assert (place.own / "begun").exists()
     assert _is_released(place.own / "lock")
+    sockets = Path((place.own / "begun").read_text(encoding="utf-8"))
+    assert sockets.is_absolute()
+    assert not sockets.exists()
 
 
 def test_what_a_program_leaves_behind_is_ended_and_not_waited_for(write_program, place):

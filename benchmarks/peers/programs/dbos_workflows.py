@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from dbos import DBOS, DBOSConfig
 
 from benchmarks.load import measure
+from benchmarks.peers.programs.leaving import leave
 from benchmarks.peers.programs.postgres import postgres
 from benchmarks.peers.task import Job, serve
 from benchmarks.sample import Sample
@@ -97,7 +97,7 @@ def _measure(job: Job, run: Callable[[int], int]) -> list[Sample]:
 def reopen(job: Job) -> Iterable[Sample]:
     """Measure from the start of DBOS until workflows that had begun in a killed process are finished and stored so."""
     with _database(job) as url:
-        _leave(url, job.count)
+        leave("benchmarks.peers.programs.dbos_workflows", _LEAVE, url, str(job.count))
         _gate.opened.set()
         began = time.perf_counter()
         with _launched(url):
@@ -121,18 +121,6 @@ def _any_workflow(*status: str) -> bool:
 def _wait(condition: Callable[[], bool]) -> None:
     while not condition():
         time.sleep(_POLL_S)
-
-
-def _leave(url: str, count: int) -> None:
-    """Let a child begin workflows, and kill it."""
-    command = [sys.executable, "-m", "benchmarks.peers.programs.dbos_workflows", _LEAVE, url, str(count)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-        try:
-            assert child.stdout is not None
-            if not child.stdout.readline():
-                raise RuntimeError(f"the child that leaves work ended with {child.wait()} and said nothing")
-        finally:
-            child.kill()
 
 
 def _begin(url: str, count: int) -> None:

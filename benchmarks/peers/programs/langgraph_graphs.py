@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import operator
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from benchmarks.load import measure
+from benchmarks.peers.programs.leaving import leave
 from benchmarks.peers.task import Job, serve
 from benchmarks.sample import Sample
 
@@ -69,7 +69,7 @@ async def _measure(job: Job, nodes: int) -> list[Sample]:
 
 def reopen(job: Job) -> Iterable[Sample]:
     """Measure from the opening of the file until threads that a killed process left before their node have run it."""
-    _leave(_file(job), job.count)
+    leave("benchmarks.peers.programs.langgraph_graphs", _LEAVE, str(_file(job)), str(job.count))
     return asyncio.run(_resume(_file(job), job.count))
 
 
@@ -82,18 +82,6 @@ async def _resume(path: Path, count: int) -> list[Sample]:
         await _run_many(graph, range(1, count), {"count": 1}, None)
         all_s = time.perf_counter() - began
     return [Sample("first answered", "s", first_s), Sample("all answered", "s", all_s)]
-
-
-def _leave(path: Path, count: int) -> None:
-    """Let a child store the threads, and kill it."""
-    command = [sys.executable, "-m", "benchmarks.peers.programs.langgraph_graphs", _LEAVE, str(path), str(count)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-        try:
-            assert child.stdout is not None
-            if not child.stdout.readline():
-                raise RuntimeError(f"the child that leaves work ended with {child.wait()} and said nothing")
-        finally:
-            child.kill()
 
 
 async def _stop_before_node(path: Path, count: int) -> None:

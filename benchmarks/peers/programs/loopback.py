@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from benchmarks.sample import NotMeasured
 
 HOST = "127.0.0.1"
 _PORTS = range(15_000, 30_000)  # below those that systems give to clients: none can take one before a restart
 _START_S_MAX = 60.0
+_STOP_S_MAX = 60.0
 _POLL_S = 0.005
 
 
@@ -51,13 +53,20 @@ class Server:
         *,
         environment: Mapping[str, str] | None = None,
         speaks: bool = False,
+        user: int | None = None,
     ) -> None:
-        """Describe it; what it prints is kept in *directory*, or heard if it *speaks*."""
+        """Describe it; what it prints is kept in *directory*, or heard if it *speaks*.
+
+        With *user*, whom it runs as, it works in *directory*: where we work need not be open to others.
+        """
         self._command = command
         self.port = port
         self._log = directory / f"{Path(command[0]).name}-{port}.log"
         self._environment = {**os.environ, **(environment or {})}
         self._speaks = speaks
+        self._whose: dict[str, Any] = {}
+        if user is not None:
+            self._whose = {"user": user, "group": user, "extra_groups": [], "cwd": directory}
         self._child: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -83,6 +92,7 @@ class Server:
                 stdout=subprocess.PIPE if self._speaks else log,
                 stderr=log,
                 text=True,
+                **self._whose,
             )
         try:
             self.wait(self._connects)
@@ -119,6 +129,15 @@ class Server:
             self._child.wait()
             if self._child.stdout is not None:
                 self._child.stdout.close()
+
+    def stop(self) -> None:
+        """Ask it to end as Ctrl-C does, and wait for that; it may have ended already.
+
+        Raises:
+            TimeoutExpired: It took too long.
+        """
+        self.running.send_signal(signal.SIGINT)
+        self.running.wait(_STOP_S_MAX)
 
     @property
     def running(self) -> subprocess.Popen[str]:

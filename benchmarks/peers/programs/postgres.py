@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
 import stat
 import subprocess
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.peers.programs.loopback import HOST, Server, free_port
 from benchmarks.sample import NotMeasured
 
 _USER = "benchmarks"
 _NOBODY = 65534  # PostgreSQL refuses to run as root
-_START_S_MAX = 60.0
-_STOP_S_MAX = 60.0
+_ENVIRONMENT = {"LC_ALL": "C"}
 
 
 @contextmanager
@@ -36,20 +33,18 @@ def postgres(directory: Path) -> Iterator[str]:
         os.chown(home, uid, uid)
         _open_way_to(directory)
     data = home / "data"
-    locale = ["--encoding", "UTF8", "--no-locale"]
-    initdb = _start([binaries / "initdb", "-D", data, "-U", _USER, "--auth", "trust", *locale], home, uid)
-    if initdb.wait() != 0:
-        raise NotMeasured(f"initdb ended with {initdb.returncode}: {_last_line(home)}")
-    port = _free_port()
+    _initialise(binaries / "initdb", data, home, uid)
+    port = free_port()
     # No socket in the file system: paths of sockets are short, and where we are may be deep.
-    server = _start([binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", ""], home, uid)
+    command = [binaries / "postgres", "-D", data, "-h", HOST, "-p", str(port), "-k", ""]
+    server = Server(command, port, home, environment=_ENVIRONMENT, user=uid)
+    server.start()
     try:
-        _wait_ready(server, home, data)
-        yield f"{_USER}@127.0.0.1:{port}"
+        # It takes connections before it serves them; `pg_ctl` waits for the same word.
+        server.wait(lambda: "ready" in (data / "postmaster.pid").read_text(encoding="utf-8").split())
+        yield f"{_USER}@{HOST}:{port}"
     finally:
-        # The fast shutdown: connections that are open are closed, and nothing is left behind.
-        server.send_signal(signal.SIGINT)
-        server.wait(_STOP_S_MAX)
+        server.stop()  # The fast shutdown: connections that are open are closed, and nothing is left behind.
 
 
 def _binaries() -> Path:
@@ -72,44 +67,19 @@ def _open_way_to(directory: Path) -> None:
             raise NotMeasured(f"PostgreSQL runs as another user than root, and {above} lets none pass")
 
 
-def _start(command: Sequence[str | Path], home: Path, uid: int | None) -> subprocess.Popen[bytes]:
-    with _log(home).open("ab") as log:
-        return subprocess.Popen(
-            command,
-            cwd=home,
-            env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            user=uid,
-            group=uid,
-            extra_groups=None if uid is None else [],
-        )
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _wait_ready(server: subprocess.Popen[bytes], home: Path, data: Path) -> None:
-    """Wait for the line that the server adds to its file once it takes connections; `pg_ctl` waits for it too."""
-    status = data / "postmaster.pid"
-    until = time.monotonic() + _START_S_MAX
-    while not (status.exists() and "ready" in status.read_text(encoding="utf-8").split()):
-        if server.poll() is not None:
-            raise NotMeasured(f"PostgreSQL ended with {server.returncode}: {_last_line(home)}")
-        if time.monotonic() > until:
-            raise NotMeasured(f"PostgreSQL was not ready after {_START_S_MAX:g} s: {_last_line(home)}")
-        time.sleep(0.02)
-
-
-def _log(home: Path) -> Path:
-    return home / "log"
-
-
-def _last_line(home: Path) -> str:
-    lines = _log(home).read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no word")
+def _initialise(initdb: Path, data: Path, home: Path, uid: int | None) -> None:
+    settings = ["-U", _USER, "--auth", "trust", "--encoding", "UTF8", "--no-locale"]
+    done = subprocess.run(
+        [initdb, "-D", data, *settings],
+        cwd=home,
+        env={**os.environ, **_ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+        user=uid,
+        group=uid,
+        extra_groups=None if uid is None else [],
+    )
+    if done.returncode != 0:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise NotMeasured(f"initdb ended with {done.returncode}: {lines[-1] if lines else 'no word'}")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +12,7 @@ from contextlib import contextmanager
 import ray
 
 from benchmarks.load import measure
+from benchmarks.peers.programs.asyncio_actors import measure_tells
 from benchmarks.peers.programs.resident import own_bytes
 from benchmarks.peers.task import Job, serve
 from benchmarks.sample import NotMeasured, Sample
@@ -47,12 +45,10 @@ class AsyncCounter:
 
 
 @contextmanager
-def _node() -> Iterator[int]:
+def _node(job: Job) -> Iterator[int]:
     """Give the number of CPUs of a node that ends with this program."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Not in the job's directory: the paths of its sockets may have 107 characters.
-    directory = tempfile.mkdtemp(prefix="ray-")
     try:
         ray.init(
             num_cpus=cpus,
@@ -60,18 +56,17 @@ def _node() -> Iterator[int]:
             logging_level=logging.ERROR,
             log_to_driver=False,
             object_store_memory=_STORE_BYTES,
-            _temp_dir=directory,
+            _temp_dir=str(job.sockets),
         )
         yield cpus
     except (ConnectionError, TimeoutError, ray.exceptions.RayError) as error:
         raise NotMeasured(f"its node failed: {error}") from error
     finally:
         ray.shutdown()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def asks(job: Job) -> list[Sample]:
-    with _node() as cpus:
+    with _node(job) as cpus:
         # Actors without a CPU of their own in Ray's books: its default would leave none for the second one.
         actor = ray.remote(num_cpus=0, max_concurrency=max(1, job.callers))(AsyncCounter)
         counters = [actor.remote() for _ in range(min(cpus, job.callers))]
@@ -90,39 +85,21 @@ def fan_in(job: Job) -> list[Sample]:
 
 
 def _tells(job: Job, senders: int) -> list[Sample]:
-    with _node():
+    with _node(job):
         counter = ray.remote(num_cpus=0)(Counter).remote()
-        ray.get(counter.add.remote(0))
-        gc.collect()
-        began = time.perf_counter()
-        sent = asyncio.run(_send(counter, senders, began + job.seconds))
-        counted = ray.get(counter.add.remote(0))
-        took_s = time.perf_counter() - began
-        if counted != sent:
-            raise AssertionError(f"{sent} tells were sent, {counted} were counted")
-        return [Sample("rate", "/s", sent / took_s)]
 
+        async def send() -> int:
+            counter.add.remote(1)  # What would become the reply is not kept: as near to a tell as it comes.
+            return 1
 
-async def _send(counter: ray.actor.ActorHandle, senders: int, until: float) -> int:
-    """Send without keeping what would become the replies, which is as near to a tell as it comes."""
-    sent = 0
+        async def counted() -> int:
+            return int(await counter.add.remote(0))
 
-    async def sender() -> None:
-        nonlocal sent
-        while True:
-            counter.add.remote(1)
-            sent += 1
-            if time.perf_counter() >= until:
-                return
-            # Sending never waits: without this, the first sender would keep all others from beginning.
-            await asyncio.sleep(0)
-
-    await asyncio.gather(*(sender() for _ in range(senders)))
-    return sent
+        return asyncio.run(measure_tells(send, counted, senders, job.seconds))
 
 
 def spawn(job: Job) -> list[Sample]:
-    with _node():
+    with _node(job):
         count = min(job.count, _ACTORS_MAX)
         ray.get(ray.remote(num_cpus=0)(Counter).remote().add.remote(1))
         began = time.perf_counter()
@@ -131,7 +108,7 @@ def spawn(job: Job) -> list[Sample]:
 
 
 def memory(job: Job) -> list[Sample]:
-    with _node():
+    with _node(job):
         counters = _touched(min(job.count, _ACTORS_MAX))
         pids = ray.get([counter.pid.remote() for counter in counters])
         return [Sample("in memory", "bytes", sum(map(own_bytes, pids)) / len(pids))]

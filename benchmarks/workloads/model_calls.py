@@ -25,6 +25,8 @@ CALLERS = 16
 FIGURE = "CPU per call"
 TRANSPORTS = ("aiohttp", "default transport")
 
+_BARE = {bare_sdk.HELPER: bare_sdk.with_helper, bare_sdk.BY_HAND: bare_sdk.by_hand}
+
 _MODEL = "claude-sonnet-5-5"
 _INSTRUCTIONS = "Look up what you need, then answer in one paragraph. " * 10
 _PROMPT = "What does the encyclopaedia say about supervision, and what follows from it? " * 3
@@ -50,7 +52,10 @@ def cases(_scale: Scale) -> Iterator[Case]:
     for transport in TRANSPORTS:
         contenders = {
             OURS: Contender(partial(_measure, converse=partial(_ours, transport=transport)), FLUSHED),
-            bare_sdk.NAME: Contender(partial(_measure, converse=partial(_bare, transport=transport)), MEMORY),
+            **{
+                name: Contender(partial(_measure, converse=partial(_bare, transport=transport, call=call)), MEMORY)
+                for name, call in _BARE.items()
+            },
         }
         yield Case(NAME, transport, contenders)
 
@@ -87,7 +92,7 @@ def _file(place: Place) -> Path:
     return place.own / "agents.db"
 
 
-async def _bare(place: Place, url: str, transport: str) -> float:
+async def _bare(place: Place, url: str, transport: str, call: bare_sdk.Call) -> float:
     tools = [
         {
             "name": look_up.name,
@@ -108,7 +113,7 @@ async def _bare(place: Place, url: str, transport: str) -> float:
 
         async def converse(_number: int) -> int:
             return await bare_sdk.converse(
-                sdk, _PROMPT, tools, run_tool, model=_MODEL, max_tokens=8_192, system=_INSTRUCTIONS
+                call, sdk, _PROMPT, tools, run_tool, model=_MODEL, max_tokens=8_192, system=_INSTRUCTIONS
             )
 
         return await _cpu_per_call(converse, place.scale.conversations)

@@ -44,7 +44,6 @@ def write(report: Report, path: Path) -> None:
     anonymous = without_places(report)
     data = {name: getattr(anonymous, name) for name in anonymous.__struct_fields__}
     data["figures"] = [_row(figure) for figure in anonymous.figures]
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n")
 
 

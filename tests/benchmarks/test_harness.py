@@ -155,9 +155,9 @@ def test_the_file_holds_every_sample_and_the_aims(tmp_path):
     figures = [figure("asks", "256 callers", "rate", 30_000)]
     report = Report("now", 1.0, None, MACHINE, TINY, figures, [], [], judge(figures, MACHINE, TINY))
 
-    write(report, tmp_path / "results" / "now.json")
+    write(report, tmp_path / "now.json")
 
-    read = json.loads((tmp_path / "results" / "now.json").read_text(encoding="utf-8"))
+    read = json.loads((tmp_path / "now.json").read_text(encoding="utf-8"))
     assert read["figures"][0]["samples"] == [30_000]
     assert read["figures"][0]["median"] == 30_000
     assert read["aims"][0]["met"] is True

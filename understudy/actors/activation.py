@@ -529,9 +529,11 @@ class Activation:
             committer.release(envelope.waiter, refusal)
             envelope.waiter = None
 
-    def stopped(self, what: str = "Its mail is kept, and handled if it starts again.") -> ActorStopped:
+    def stopped(self, what: str = "Its mail is kept.") -> ActorStopped:
         """Return what callers get when the actor has stopped; *what* became of what they sent."""
-        return ActorStopped(f"{self.name} has stopped ({self.reason}). {what}")
+        resumable = self.status == "stopped"
+        mend = "system.resume(ref) lets it go on." if resumable else "It goes on when a supervisor starts it again."
+        return ActorStopped(f"{self.name} has stopped ({self.reason}). {what} {mend}")
 
     def suspended(self, what: str = "Its mail is kept; ") -> ActorSuspended:
         """Return what callers get while the actor is held."""

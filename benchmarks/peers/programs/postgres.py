@@ -8,6 +8,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from benchmarks.peers.programs.loopback import HOST, Server, free_port
@@ -40,11 +41,15 @@ def postgres(directory: Path) -> Iterator[str]:
     server = Server(command, port, home, environment=_ENVIRONMENT, user=uid)
     server.start()
     try:
-        # It takes connections before it serves them; `pg_ctl` waits for the same word.
-        server.wait(lambda: "ready" in (data / "postmaster.pid").read_text(encoding="utf-8").split())
+        server.wait(partial(_serves, data / "postmaster.pid"))
         yield f"{_USER}@{HOST}:{port}"
     finally:
         server.stop()  # The fast shutdown: connections that are open are closed, and nothing is left behind.
+
+
+def _serves(status: Path) -> bool:
+    """Whether the server answers: it takes connections before that. `pg_ctl` waits for the same word in its file."""
+    return status.exists() and "ready" in status.read_text(encoding="utf-8").split()
 
 
 def _binaries() -> Path:

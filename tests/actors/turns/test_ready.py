@@ -310,6 +310,7 @@ async def test_who_asks_is_told_when_the_actor_ends_between_the_message_and_its_
 
         assert isinstance(ready, told), ready
         assert "mail is kept" in str(ready)
+        assert "system.resume(ref)" in str(ready)
         assert isinstance(ended, Exception)
         assert outside.did == ["first"]
         with pytest.raises(told, match="This message was refused and not stored"):
